@@ -1,0 +1,147 @@
+"""What will happen, as data: a plan is replicas placed on the nodes and GPUs of one allocation.
+
+Nodes and GPUs are indices here (node 0 is the first that the scheduler names, GPU 0 the first of the allocation on
+its node). Host names, port numbers and the run's directory are known only when the job runs, so a `Word` may hold
+references to them, which the script turns into bash variables.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+Kind: TypeAlias = Literal["main", "service", "sidecar"]
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """The host name of one node of the allocation, known when the job starts."""
+
+    node: int
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """A TCP port: the job's port base plus `offset`."""
+
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class Var:
+    """A fact of the run that only the script knows."""
+
+    name: Literal["run_dir", "run_name", "job", "attempt"]
+
+
+Part: TypeAlias = "str | Host | Port | Var"
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """One word of a command line: literal text and references, in order. Quoting is the renderer's business."""
+
+    parts: tuple[Part, ...] = ()
+
+    @classmethod
+    def of(cls, *parts: Part) -> Word:
+        """Joins neighbouring literals, so that equal words compare equal."""
+        joined: list[Part] = []
+        for part in parts:
+            if isinstance(part, str) and joined and isinstance(joined[-1], str):
+                joined[-1] += part
+            elif part != "":
+                joined.append(part)
+        return cls(tuple(joined))
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """When a replica counts as ready: a port of it listens, a URL answers 2xx or 3xx, or a file exists."""
+
+    kind: Literal["port", "http", "file"]
+    target: Word
+    """`host:port`, the URL, or the path."""
+    within: int
+    """Seconds until it counts as failed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Replica:
+    """One placed replica of a role: one step of the job."""
+
+    role: str
+    index: int
+    count: int
+    """Replicas of the role."""
+    kind: Kind
+    nodes: tuple[int, ...]
+    """Ascending node indices."""
+    gpus: tuple[int, ...]
+    """GPU indices, the same on each of its nodes; empty for none."""
+    cpus: int | None
+    """CPUs on each of its nodes, None where the allocation does not say."""
+    tasks: int
+    """Processes that the scheduler starts on each node."""
+    ranks: bool
+    """Whether each process gets RANK, LOCAL_RANK, WORLD_SIZE, NODE_RANK, MASTER_ADDR and MASTER_PORT."""
+    argv: tuple[Word, ...]
+    env: tuple[tuple[str, Word], ...] = ()
+    ports: tuple[tuple[str, Port], ...] = ()
+    after: tuple[str, ...] = ()
+    """Names of roles all of whose replicas must be ready (services) or have exited 0 (mains) before it starts."""
+    ready: Ready | None = None
+    restarts: int = 0
+    step_flags: tuple[Word, ...] = ()
+    """Flags for the step itself, as a container runtime may need them."""
+    shares_gpus: bool = False
+    """Whether its GPUs belong to the role that it runs beside."""
+
+    @property
+    def name(self) -> str:
+        """`ROLE.INDEX`, the replica's name in logs, status files and steps."""
+        return f"{self.role}.{self.index}"
+
+
+@dataclass(frozen=True, slots=True)
+class Allocation:
+    """What is asked of the scheduler."""
+
+    nodes: int
+    gpus: int
+    """Per node."""
+    cpus: int | None
+    """Per node."""
+    mem: str | None
+    """Per node, in Slurm's notation."""
+    time: int | None
+    """Seconds."""
+    flags: tuple[tuple[str, str | None], ...] = ()
+    """The batch flags in order, long names without dashes; None for a flag without a value."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Everything that the script needs, and nothing that depends on when or under which name it runs."""
+
+    experiment: str
+    step: str
+    seed: int | None
+    cluster: str
+    scheduler: Literal["slurm", "local"]
+    allocation: Allocation
+    replicas: tuple[Replica, ...]
+    """In the order in which they start."""
+    ports: int
+    """How many ports the job needs."""
+    setup: tuple[str, ...]
+    """Lines of bash, run once at the start of the job."""
+    env: tuple[tuple[str, Word], ...]
+    workdir: str
+    """Absolute directory in which the commands start."""
+    grace: int
+    """Seconds between asking a replica to stop and making it."""
+    template: str | None = None
+    """Path of the user's own script template."""
+    notes: tuple[str, ...] = ()
+    """What a reader of the plan should know, such as a flag that the site forbids and that is left out."""
