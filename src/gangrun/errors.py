@@ -5,14 +5,15 @@
     GangrunError                    exit code 1
      ├─ InputError                  exit code 2: something you wrote cannot be used
      │   ├─ SpecError               an experiment file or profile, with every problem in it
-     │   ├─ PlacementError          the roles do not fit the allocation
+     │   │   └─ PlacementError      the roles do not fit the allocation
      │   ├─ UsageError              a command line that cannot be meant
      │   └─ RunNotFound             no such run
      ├─ SchedulerError              the scheduler said no, or nothing
      │   ├─ Rejected                it answered: not this job
      │   ├─ Unreachable             it does not answer; trying again later may help
      │   └─ ProgramMissing          its commands are not installed here
-     └─ RecordError                 the run directory cannot be written or read
+     ├─ RecordError                 the run directory cannot be written or read
+     └─ LabError                    the throw-away Slurm cannot be built or is not up
 """
 
 from __future__ import annotations
@@ -77,7 +78,7 @@ class SpecError(InputError):
         return self.what
 
 
-class PlacementError(InputError):
+class PlacementError(SpecError):
     """The roles do not fit the allocation; the words carry the numbers."""
 
 
@@ -107,3 +108,7 @@ class ProgramMissing(SchedulerError):
 
 class RecordError(GangrunError):
     """A run directory cannot be written or read."""
+
+
+class LabError(GangrunError):
+    """The throw-away Slurm of `gangrun lab` cannot be built, or is not up."""

@@ -1,0 +1,1 @@
+"""Replica to command line, one small file each."""

@@ -1,0 +1,1 @@
+"""What will happen: roles placed on an allocation, as data."""

@@ -1,0 +1,1 @@
+"""What did happen: run directories, events, state."""

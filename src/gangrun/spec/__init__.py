@@ -1,0 +1,1 @@
+"""What the user wrote: experiment files and cluster profiles."""

@@ -1,0 +1,91 @@
+"""References in strings: `{ROLE.host}`, `{self.port.NAME}`, `{seed}` and so on; `{{` and `}}` are braces.
+
+Known references:
+`{index}` `{count}` (this replica's number, and how many the role has) · `{self.host}` `{self.port.NAME}` ·
+`{ROLE.host}` `{ROLE.port.NAME}` (of the role's first replica) · `{ROLE.addresses.NAME}` (host:port of all its
+replicas, with commas) · `{run.dir}` `{run.name}` · `{seed}` · `{file.dir}` (the folder of the experiment file).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from gangrun.plan.model import Host, Part, Port, Word
+
+_TOKEN = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]|[^{}]+")
+_BRACES = "for a brace itself write {{ or }}"
+
+
+class UnknownReferenceError(Exception):
+    """A reference that means nothing here; the words say what would."""
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where others reach one replica: its first node, and its ports by name."""
+
+    host: Host
+    port: Callable[[str], Port | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """What the strings of one replica may refer to."""
+
+    roles: Mapping[str, Sequence[Address]]
+    facts: Mapping[str, Part]
+    """Plain references such as `seed`; an absent fact has no entry."""
+    self_: Address | None = None
+
+
+def word(text: str, scope: Scope) -> Word:
+    """The text with its references resolved. Raises UnknownReferenceError."""
+    if "{" not in text and "}" not in text:
+        return Word.of(text)
+    parts: list[Part] = []
+    for match in _TOKEN.finditer(text):
+        piece = match[0]
+        if piece in ("{{", "}}"):
+            parts.append(piece[0])
+        elif match[1] is not None:
+            parts.extend(_resolve(match[1], scope))
+        elif piece in "{}":
+            raise UnknownReferenceError(f"a lone {piece!r}; {_BRACES}")
+        else:
+            parts.append(piece)
+    return Word.of(*parts)
+
+
+def _resolve(name: str, scope: Scope) -> Sequence[Part]:
+    if name in scope.facts:
+        return [scope.facts[name]]
+    if name == "seed":
+        raise UnknownReferenceError("{seed}, but the run has no seed; say seed = 0 or end the file's name with _0")
+    owner, _, rest = name.partition(".")
+    what, _, port = rest.partition(".")
+    if owner == "self" and scope.self_:
+        addresses: Sequence[Address] = [scope.self_]
+    elif owner in scope.roles:
+        addresses = scope.roles[owner]
+    else:
+        raise UnknownReferenceError(f"unknown reference {{{name}}}; {_known(scope)}; {_BRACES}")
+    if rest == "host":
+        return [addresses[0].host]
+    if what == "port" and (found := addresses[0].port(port)):
+        return [found]
+    if what == "addresses" and addresses[0].port(port):
+        parts: list[Part] = []
+        for address in addresses:
+            parts += [",", address.host, ":", address.port(port) or ""]
+        return parts[1:]
+    if what in ("port", "addresses"):
+        raise UnknownReferenceError(f'{{{name}}}: {owner!r} has no port named {port!r}; name it in ports = ["{port}"]')
+    raise UnknownReferenceError(f"{{{name}}}: a role has host, port.NAME and addresses.NAME")
+
+
+def _known(scope: Scope) -> str:
+    facts = " ".join(f"{{{name}}}" for name in scope.facts)
+    roles = ", ".join(scope.roles)
+    return f"there are {facts} and host, port.NAME, addresses.NAME of self and of the roles {roles}"

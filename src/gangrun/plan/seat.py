@@ -1,0 +1,91 @@
+"""What launchers, topologies and containers are given and give back: the vocabulary of extensions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from gangrun.plan.model import Host, Port, Word
+from gangrun.spec.model import Allocation, Container, Role
+
+
+@dataclass(frozen=True, slots=True)
+class Seat:
+    """One placed replica before its launcher has seen it."""
+
+    role: str
+    index: int
+    nodes: tuple[int, ...]
+    gpus: tuple[int, ...]
+    """On each of its nodes."""
+    tasks: int | None
+    """Processes on each node, if the role says."""
+    command: tuple[Word, ...]
+    options: Mapping[str, Any]
+    """The launcher's own keys, from `launcher = { type = …, … }`."""
+    port: Callable[[str], Port]
+    """A TCP port of this replica by name, reserved at the first call and checked free on its first node."""
+
+    @property
+    def host(self) -> Host:
+        """Its first node, rank 0's."""
+        return Host(self.nodes[0])
+
+    @property
+    def processes(self) -> int:
+        """Processes on each node: what the role says, else one for each GPU, else one."""
+        return self.tasks or len(self.gpus) or 1
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """How one replica is started."""
+
+    argv: tuple[Word, ...]
+    """What runs in each process that the scheduler starts."""
+    nodes: int | None = None
+    """On how many of its nodes, from the first; None for all."""
+    tasks: int = 1
+    """How many processes the scheduler starts on each of these."""
+    ranks: bool = False
+    """Whether each gets RANK, LOCAL_RANK, WORLD_SIZE, NODE_RANK, MASTER_ADDR and MASTER_PORT."""
+
+
+@dataclass(frozen=True, slots=True)
+class Contained:
+    """A command inside a container."""
+
+    argv: tuple[Word, ...]
+    step_flags: tuple[Word, ...] = ()
+    """Flags for srun, for runtimes that are plugins of Slurm."""
+
+
+class Launcher(Protocol):
+    """A placed replica to its command line."""
+
+    def __call__(self, seat: Seat) -> Launch:
+        """See the class."""
+
+
+class Topology(Protocol):
+    """A role to itself and its companions. Raises ValueError with words for the user."""
+
+    def __call__(self, name: str, role: Role, allocation: Allocation) -> Mapping[str, Role]:
+        """See the class."""
+
+
+class Runtime(Protocol):
+    """A command line to the same in a container. Raises ValueError with words for the user."""
+
+    def __call__(self, container: Container, argv: tuple[Word, ...]) -> Contained:
+        """See the class."""
+
+
+def flags(options: Mapping[str, Any]) -> tuple[Word, ...]:
+    """Options as long flags: `max_restarts = 3` is `--max-restarts=3`, `true` a bare flag, `false` nothing."""
+    return tuple(
+        Word.of(f"--{name.replace('_', '-')}" if value is True else f"--{name.replace('_', '-')}={value}")
+        for name, value in options.items()
+        if value is not False
+    )

@@ -1,0 +1,387 @@
+"""Experiment and cluster to plan, in the order in which it reads: allocation, roles, placement, commands.
+
+Pure: the same experiment and profile give the same plan, and nothing is read, written or asked here.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from gangrun.errors import PlacementError, Problem, SpecError
+from gangrun.plan import extensions, refs
+from gangrun.plan import model as plan
+from gangrun.plan.place import Spot, place
+from gangrun.plan.refs import Address, Scope, UnknownReferenceError
+from gangrun.plan.seat import Contained, Launch, Seat
+from gangrun.spec.load import Experiment, Source, nearest
+from gangrun.spec.model import Allocation, Container, Role
+from gangrun.spec.profile import Cluster
+from gangrun.spec.toml import Key
+
+_OURS = ("job-name", "array", "wrap", "parsable", "test-only", "wait")
+"""Flags that would take away what the record relies on."""
+
+
+def resolve(experiment: Experiment, cluster: Cluster) -> plan.Plan:
+    """The plan. Raises SpecError, or PlacementError where the roles do not fit, with every problem found."""
+    allocation, _ = effective_allocation(experiment, cluster)
+    flags, notes = _flags(experiment, cluster, allocation)
+    roles = _roles(experiment, allocation)
+    order = _start_order(experiment, roles)
+    spots, misfits = place(roles, allocation)
+    if misfits:
+        raise PlacementError(
+            [
+                experiment.problem(_key("roles", misfit.role, *misfit.key.split()), misfit.what, misfit.way_out)
+                for misfit in misfits
+            ]
+        )
+    composer = _Composer(experiment, cluster, roles, spots)
+    replicas = tuple(replica for name in order for replica in composer.replicas(name))
+    env = composer.environment()
+    if composer.problems:
+        raise SpecError(composer.problems)
+    spec = experiment.spec
+    return plan.Plan(
+        experiment=experiment.experiment,
+        step=experiment.step,
+        seed=experiment.seed,
+        cluster=cluster.name,
+        scheduler=cluster.profile.scheduler,
+        allocation=plan.Allocation(
+            allocation.nodes, allocation.gpus, allocation.cpus, allocation.mem, allocation.time, flags
+        ),
+        replicas=replicas,
+        ports=len(composer.ports),
+        setup=_setup(experiment, cluster),
+        env=env,
+        workdir=spec.workdir or str(experiment.project),
+        grace=spec.grace,
+        template=spec.template,
+        notes=tuple(notes),
+    )
+
+
+def effective_allocation(experiment: Experiment, cluster: Cluster) -> tuple[Allocation, dict[str, Source]]:
+    """What is asked for after the profile has filled in, and where each value comes from."""
+    wanted, profile = experiment.spec.allocation, cluster.profile
+    values: dict[str, object] = {}
+    origins: dict[str, Source] = {}
+
+    def choose(key: str) -> None:
+        brought = profile.qos.get(str(values.get("qos")))
+        if key in wanted.model_fields_set:
+            values[key] = getattr(wanted, key)
+            origins[key] = experiment.sources.get(("allocation", key), Source("default"))
+        elif brought is not None and getattr(brought, key, None) is not None:
+            values[key] = getattr(brought, key)
+            origins[key] = cluster.origin("qos", str(values["qos"]), key)
+        elif key in profile.defaults.model_fields_set:
+            values[key] = getattr(profile.defaults, key)
+            origins[key] = cluster.origin("defaults", key)
+        else:
+            values[key] = getattr(wanted, key)
+            origins[key] = Source("default")
+
+    for key in ("qos", *(name for name in Allocation.model_fields if name != "qos")):
+        choose(key)
+    if (alias := values["partition"]) in profile.partitions:
+        values["partition"] = profile.partitions[str(alias)]
+    qos = values["qos"]
+    if profile.qos and qos is not None and qos not in profile.qos:
+        hint = nearest(str(qos), profile.qos) or f"known: {', '.join(profile.qos)}"
+        what = f"profile {cluster.name} knows no qos {qos!r}"
+        raise SpecError([experiment.problem(("allocation", "qos"), what, hint)])
+    # A profile's own pass-through flags stay unless the experiment says the same flag.
+    values["sbatch"] = {**profile.defaults.sbatch, **wanted.sbatch}
+    return wanted.model_copy(update=values), origins
+
+
+def _flags(
+    experiment: Experiment, cluster: Cluster, allocation: Allocation
+) -> tuple[tuple[tuple[str, str | None], ...], list[str]]:
+    """The batch flags in order, without those that only the run's name and directory decide."""
+    profile = cluster.profile
+    flags: dict[str, str | bool] = {"nodes": str(allocation.nodes), "ntasks-per-node": "1"}
+    if allocation.gpus:
+        # --gpus-per-node leaves SLURM_GPUS_PER_NODE behind, at which Slurm 26.05 refuses every step with --gres.
+        flags["gres"] = f"gpu:{allocation.gpus}"
+    optional = {
+        "cpus-per-task": allocation.cpus,
+        "mem": allocation.mem,
+        "time": clock(allocation.time) if allocation.time else None,
+        "partition": allocation.partition,
+        "qos": allocation.qos,
+        "account": allocation.account,
+    }
+    flags.update({name: str(value) for name, value in optional.items() if value is not None})
+    problems: list[Problem] = []
+    for name, value in allocation.sbatch.items():
+        key = ("allocation", "sbatch", name)
+        if name in _OURS:
+            problems.append(experiment.problem(key, f"--{name} is gangrun's own; the record relies on it"))
+        elif name in profile.forbid and value is not False:
+            problems.append(experiment.problem(key, f"profile {cluster.name} forbids --{name}"))
+        flags[name] = value
+    flags = {name: value for name, value in flags.items() if value is not False}
+    left_out = [name for name in profile.forbid if flags.pop(name, None) is not None]
+    notes = [f"--{name} is not sent: profile {cluster.name} forbids it" for name in left_out]
+    for name in profile.require:
+        if name not in flags and profile.scheduler == "slurm":
+            what = f"profile {cluster.name} requires --{name}, and nothing sets it"
+            problems.append(experiment.problem(("allocation", name), what, f"say allocation.{name}"))
+    if problems:
+        raise SpecError(problems)
+    return tuple((name, None if value is True else str(value)) for name, value in flags.items()), notes
+
+
+def clock(seconds: int) -> str:
+    """Seconds in Slurm's notation, rounded to nothing: `1-12:00:00`."""
+    days, rest = divmod(seconds, 86400)
+    text = f"{rest // 3600:02}:{rest // 60 % 60:02}:{rest % 60:02}"
+    return f"{days}-{text}" if days else text
+
+
+def _roles(experiment: Experiment, allocation: Allocation) -> dict[str, Role]:
+    """The roles with the companions that topologies add. Raises SpecError when they do not make sense together."""
+    problems: list[Problem] = []
+    roles: dict[str, Role] = {}
+    for name, role in experiment.spec.roles.items():
+        if role.topology is None:
+            roles[name] = role
+            continue
+        key = ("roles", name, "topology")
+        try:
+            roles.update(extensions.find("topologies", role.topology.type)(name, role, allocation))
+        except KeyError:
+            problems.append(_unknown(experiment, key, "topologies", role.topology.type))
+        except ValueError as error:
+            problems.append(experiment.problem(key, str(error)))
+    if not experiment.spec.roles:
+        problems.append(experiment.problem(("command",), "is missing: there is nothing to run", _FIRST_COMMAND))
+    elif not problems and not any(role.kind == "main" for role in roles.values()):
+        problems.append(
+            experiment.problem(("roles",), "no role is a main, so the job would never end", 'kind = "main"')
+        )
+    for name, role in roles.items():
+        problems += _role_problems(experiment, name, role, roles)
+    if problems:
+        raise SpecError(problems)
+    return roles
+
+
+_FIRST_COMMAND = 'command = ["python", "train.py"]'
+
+
+def _role_problems(experiment: Experiment, name: str, role: Role, roles: Mapping[str, Role]) -> list[Problem]:
+    problems: list[Problem] = []
+
+    def add(key: str, what: str, way_out: str = "") -> None:
+        problems.append(experiment.problem(_key("roles", name, *key.split()), what, way_out))
+
+    if role.command is None:
+        add("command", "is missing", _FIRST_COMMAND)
+    for key, others in (("beside", (role.beside,) if role.beside else ()), ("after", role.after)):
+        for other in others:
+            if other == name:
+                add(key, f"{name!r} cannot wait for or stand beside itself")
+            elif other not in roles:
+                add(key, f"there is no role {other!r}", nearest(other, roles) or f"roles are {', '.join(roles)}")
+            elif key == "after" and roles[other].kind == "sidecar":
+                add(key, f"{other!r} is a sidecar, which may die unnoticed, so nothing can wait for it")
+    if role.ready and role.ready.port is not None and role.ready.port not in role.ports:
+        add("ready port", f"there is no port {role.ready.port!r}", f'ports = ["{role.ready.port}"]')
+    if len(set(role.ports)) < len(role.ports):
+        add("ports", "names a port twice")
+    return problems
+
+
+def _start_order(experiment: Experiment, roles: Mapping[str, Role]) -> list[str]:
+    """Roles such that each comes after those that it waits for; else as written. Raises SpecError on a circle."""
+    order: list[str] = []
+    left = dict(roles)
+    while left:
+        free = [name for name, role in left.items() if not any(other in left for other in role.after)]
+        if not free:
+            circle = " → ".join(_circle(left))
+            raise SpecError(
+                [experiment.problem(_key("roles", next(iter(left)), "after"), f"roles wait for each other: {circle}")]
+            )
+        order += free
+        left = {name: role for name, role in left.items() if name not in free}
+    return order
+
+
+def _circle(left: Mapping[str, Role]) -> list[str]:
+    path: list[str] = [next(iter(left))]
+    while True:
+        following = next(other for other in left[path[-1]].after if other in left)
+        if following in path:
+            return [*path[path.index(following) :], following]
+        path.append(following)
+
+
+def _setup(experiment: Experiment, cluster: Cluster) -> tuple[str, ...]:
+    """The profile's preparation, then the experiment's; one virtual environment, the most particular."""
+    below, above = cluster.profile.setup, experiment.spec.setup
+    venv = above.venv if above.venv is not None else below.venv
+    if venv is None and experiment.venv is not None:
+        venv = str(experiment.venv)
+    lines = [f"module load {shlex.quote(module)}" for module in (*below.modules, *above.modules)]
+    if venv:
+        lines.append(f"source {shlex.quote(f'{venv}/bin/activate')}")
+    return (*lines, *below.lines, *above.lines)
+
+
+def _unknown(experiment: Experiment, key: Key, group: extensions.Group, name: str) -> Problem:
+    known = extensions.names(group)
+    what = f"no {group[:-1] if group != 'topologies' else 'topology'} is named {name!r}"
+    return experiment.problem(key, what, nearest(name, known) or f"there are {', '.join(known) or 'none installed'}")
+
+
+def _key(*parts: str) -> Key:
+    return tuple(part for part in parts if part)
+
+
+@dataclass
+class _Composer:
+    """Turns placed roles into replicas: references, then the launcher, then the container."""
+
+    experiment: Experiment
+    cluster: Cluster
+    roles: Mapping[str, Role]
+    spots: Mapping[str, tuple[Spot, ...]]
+    ports: dict[tuple[str, int, str], plan.Port] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        for name, role in self.roles.items():
+            for index in range(len(self.spots[name])):
+                for port in role.ports:
+                    self._reserve(name, index)(port)
+        self.addresses = {
+            name: [self._address(name, index) for index in range(len(spots))] for name, spots in self.spots.items()
+        }
+
+    def _reserve(self, role: str, index: int) -> Callable[[str], plan.Port]:
+        return lambda port: self.ports.setdefault((role, index, port), plan.Port(len(self.ports)))
+
+    def _address(self, role: str, index: int) -> Address:
+        host = plan.Host(self.spots[role][index].nodes[0])
+        return Address(host, lambda port: self.ports.get((role, index, port)))
+
+    def _scope(self, role: str = "", index: int = 0) -> Scope:
+        facts: dict[str, plan.Part] = {
+            "run.dir": plan.Var("run_dir"),
+            "run.name": plan.Var("run_name"),
+            "file.dir": str(self.experiment.file.parent),
+        }
+        if self.experiment.seed is not None:
+            facts["seed"] = str(self.experiment.seed)
+        if not role:
+            return Scope(self.addresses, facts)
+        facts.update({"index": str(index), "count": str(len(self.spots[role]))})
+        return Scope(self.addresses, facts, self.addresses[role][index])
+
+    def _word(self, text: str, scope: Scope, key: Key) -> plan.Word:
+        try:
+            return refs.word(text, scope)
+        except UnknownReferenceError as error:
+            problem = self.experiment.problem(key, str(error))
+            if problem not in self.problems:  # every replica of a role has the same
+                self.problems.append(problem)
+            return plan.Word()
+
+    def environment(self) -> tuple[tuple[str, plan.Word], ...]:
+        """The environment of every role: the profile's, then the experiment's over it."""
+        values = {**self.cluster.profile.env, **self.experiment.spec.env}
+        scope = self._scope()
+        return tuple((name, self._word(value, scope, ("env", name))) for name, value in values.items())
+
+    def replicas(self, name: str) -> list[plan.Replica]:
+        """The role's replicas in order."""
+        return [self._replica(name, index) for index in range(len(self.spots[name]))]
+
+    def _replica(self, name: str, index: int) -> plan.Replica:
+        role, spot, scope = self.roles[name], self.spots[name][index], self._scope(name, index)
+        words = tuple(
+            self._word(text, scope, ("roles", name, "command", position))
+            for position, text in enumerate(role.command or ())
+        )
+        env = tuple((key, self._word(value, scope, ("roles", name, "env", key))) for key, value in role.env.items())
+        launch = self._launch(name, index, words)
+        contained = self._contain(name, launch.argv)
+        return plan.Replica(
+            role=name,
+            index=index,
+            count=len(self.spots[name]),
+            kind=role.kind,
+            nodes=spot.nodes[: launch.nodes],
+            gpus=spot.gpus,
+            cpus=spot.cpus,
+            tasks=launch.tasks,
+            ranks=launch.ranks,
+            argv=contained.argv,
+            env=env,
+            ports=tuple((key[2], port) for key, port in self.ports.items() if key[:2] == (name, index)),
+            after=role.after,
+            ready=self._ready(name, role, scope),
+            restarts=role.restarts,
+            step_flags=contained.step_flags,
+            shares_gpus=spot.shares_gpus,
+            alone=spot.alone,
+        )
+
+    def _launch(self, name: str, index: int, words: tuple[plan.Word, ...]) -> Launch:
+        role, spot = self.roles[name], self.spots[name][index]
+        key = ("roles", name, "launcher")
+        seat = Seat(
+            name, index, spot.nodes, spot.gpus, role.tasks, words, role.launcher.options, self._reserve(name, index)
+        )
+        try:
+            launch: Launch = extensions.find("launchers", role.launcher.type)(seat)
+        except KeyError:
+            self._once(_unknown(self.experiment, key, "launchers", role.launcher.type))
+        except ValueError as error:
+            self._once(self.experiment.problem(key, str(error)))
+        else:
+            if spot.cpus is not None and spot.cpus < launch.tasks:
+                what = f"{launch.tasks} processes on each node share {spot.cpus} CPUs"
+                self._once(self.experiment.problem(("roles", name, "tasks"), what, "ask for more CPUs or fewer tasks"))
+            return launch
+        return Launch(words)
+
+    def _contain(self, name: str, argv: tuple[plan.Word, ...]) -> Contained:
+        at: Key = ("roles", name, "container")
+        container: Container | None = self.roles[name].container
+        if container is None:
+            at = ("container",)
+            container = self.experiment.spec.container or self.cluster.profile.container
+        if container is None:
+            return Contained(argv)
+        try:
+            contained: Contained = extensions.find("containers", container.runtime)(container, argv)
+        except KeyError:
+            self._once(_unknown(self.experiment, (*at, "runtime"), "containers", container.runtime))
+        except ValueError as error:
+            self._once(self.experiment.problem(at, str(error)))
+        else:
+            return contained
+        return Contained(argv)
+
+    def _ready(self, name: str, role: Role, scope: Scope) -> plan.Ready | None:
+        ready = role.ready
+        if ready is None:
+            return None
+        if ready.port is not None:
+            text, kind = f"{{self.host}}:{{self.port.{ready.port}}}", "port"
+        else:
+            text, kind = (ready.http, "http") if ready.http is not None else (ready.file or "", "file")
+        word = self._word(text or "", scope, ("roles", name, "ready", kind))
+        return plan.Ready(kind, word, ready.within)  # type: ignore[arg-type]
+
+    def _once(self, problem: Problem) -> None:
+        if problem not in self.problems:
+            self.problems.append(problem)

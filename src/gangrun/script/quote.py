@@ -1,0 +1,51 @@
+"""Quoting as a type: a `Word` becomes exactly one bash word, whatever is in it."""
+
+from __future__ import annotations
+
+import re
+
+from gangrun.plan.model import Host, Part, Port, Word
+
+_PLAIN = re.compile(r"[A-Za-z0-9_@%+=:,./-]+")
+_ACTIVE = re.compile(r'([\\"$`])')
+_VARIABLES = {"run_dir": "RUN_DIR", "run_name": "RUN_NAME", "job": "JOB", "attempt": "ATTEMPT"}
+
+
+def bash(word: Word) -> str:
+    """The word as bash source. References become array elements and variables of the script."""
+    if all(isinstance(part, str) for part in word.parts):
+        return literal("".join(str(part) for part in word.parts))
+    return '"' + "".join(_active(part) for part in word.parts) + '"'
+
+
+def literal(text: str) -> str:
+    """Text that means itself, bare where bash would not touch it anyway."""
+    # A word such as a=b is an assignment only as a command's first word, and those follow `--` here.
+    if _PLAIN.fullmatch(text):
+        return text
+    return "'" + text.replace("'", "'\\''") + "'"
+
+
+def shown(word: Word) -> str:
+    """The word for a person or as data: without quotes, references as they stand in the script."""
+    return "".join(part if isinstance(part, str) else _active(part) for part in word.parts)
+
+
+def directive(name: str, value: str | None) -> str:
+    """One `#SBATCH` flag. Slurm splits these lines itself: double quotes group, a backslash escapes."""
+    if value is None:
+        return f"--{name}"
+    if _PLAIN.fullmatch(value):
+        return f"--{name}={value}"
+    escaped = re.sub(r'(["\\])', r"\\\1", value)
+    return f'--{name}="{escaped}"'
+
+
+def _active(part: Part) -> str:
+    if isinstance(part, str):
+        return _ACTIVE.sub(r"\\\1", part)
+    if isinstance(part, Host):
+        return f"${{HOSTS[{part.node}]}}"
+    if isinstance(part, Port):
+        return f"${{PORTS[{part.offset}]}}"
+    return f"${{{_VARIABLES[part.name]}}}"

@@ -1,0 +1,148 @@
+"""Plan to text. Every decision is made here or before; the template only lays lines out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+
+from jinja2 import StrictUndefined, TemplateError, TemplateSyntaxError
+from jinja2.sandbox import SandboxedEnvironment
+
+import gangrun
+from gangrun.errors import Problem, SpecError
+from gangrun.plan.model import Plan, Replica, Word
+from gangrun.script.quote import bash, directive, literal
+
+_FOLDER = files("gangrun.script")
+
+
+def render(plan: Plan, run_name: str, run_dir: str, first_attempt: int = 1) -> str:
+    """The batch script of this plan under a run's name and directory. Raises SpecError for a user's broken template."""
+    path = plan.template
+    try:
+        text = Path(path).read_text(encoding="utf-8") if path else template()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SpecError([Problem("template", f"cannot be read: {error}", str(path))]) from error
+    try:
+        return (
+            _environment()
+            .from_string(text)
+            .render(
+                header=list(_header(plan, run_name, run_dir)),
+                version=gangrun.__version__,
+                run_name=run_name,
+                run_dir=literal(run_dir),
+                first_attempt=first_attempt,
+                grace=plan.grace,
+                setup=list(_setup(plan)),
+                prelude=prelude(plan.scheduler),
+                begin=" ".join((str(plan.allocation.nodes), str(plan.ports), *_port_checks(plan))),
+                body=list(_body(plan)),
+                plan=plan,
+            )
+        )
+    except TemplateError as error:
+        line = error.lineno if isinstance(error, TemplateSyntaxError) else 0
+        way_out = "gangrun script --template prints the one to start from"
+        raise SpecError([Problem("template", str(error), str(path), line, way_out)]) from error
+
+
+def template() -> str:
+    """The template to copy and change."""
+    return (_FOLDER / "script.sh.j2").read_text(encoding="utf-8")
+
+
+@cache
+def prelude(scheduler: str) -> str:
+    """The verbs of the body for a scheduler: what is common, then how it starts and stops a step."""
+    return "\n".join(
+        (_FOLDER / "preludes" / f"{name}.sh").read_text(encoding="utf-8") for name in ("common", scheduler)
+    )
+
+
+@cache
+def _environment() -> SandboxedEnvironment:
+    return SandboxedEnvironment(
+        undefined=StrictUndefined, keep_trailing_newline=True, trim_blocks=True, lstrip_blocks=True, autoescape=False
+    )
+
+
+def _header(plan: Plan, run_name: str, run_dir: str) -> Iterator[str]:
+    if plan.scheduler != "slurm":
+        return
+    named = dict(plan.allocation.flags)
+    yield directive("job-name", run_name)
+    for name, value in plan.allocation.flags:
+        yield directive(name, value)
+    if "comment" not in named:
+        yield directive("comment", run_name)
+    if "output" not in named:
+        # Slurm replaces %x in file names; %% is a percent sign. Appending keeps the log of a requeued job.
+        yield directive("output", run_dir.replace("%", "%%") + "/job.log")
+        yield directive("open-mode", "append")
+
+
+def _setup(plan: Plan) -> Iterator[str]:
+    yield f"cd -- {literal(plan.workdir)}"
+    yield from (line for text in plan.setup for line in text.splitlines())
+    yield from (f"export {name}={bash(word)}" for name, word in plan.env)
+
+
+def _port_checks(plan: Plan) -> Iterator[str]:
+    """`NODE:OFFSET` of every port, which must be free on its replica's first node."""
+    checks = [f"{replica.nodes[0]}:{port.offset}" for replica in plan.replicas for _, port in replica.ports]
+    if checks:
+        yield ",".join(checks)
+
+
+def _body(plan: Plan) -> Iterator[str]:
+    """A `start` for each replica; roles that others wait for are waited for right before the first of these."""
+    by_role: dict[str, list[Replica]] = {}
+    for replica in plan.replicas:
+        by_role.setdefault(replica.role, []).append(replica)
+    waited: set[str] = set()
+    for replicas in by_role.values():
+        for other in replicas[0].after:
+            if other not in waited:
+                waited.add(other)
+                yield from _wait(by_role[other])
+        for replica in replicas:
+            yield from _start(plan, replica)
+    for name, replicas in by_role.items():
+        if name not in waited and replicas[0].ready:
+            yield from _wait(replicas)
+
+
+def _wait(replicas: list[Replica]) -> Iterator[str]:
+    for replica in replicas:
+        if replica.ready:
+            yield f"ready {replica.name} {replica.ready.kind} {bash(replica.ready.target)} {replica.ready.within}"
+        elif replica.kind == "main":
+            yield f"await {replica.name}"
+
+
+def _start(plan: Plan, replica: Replica) -> Iterator[str]:
+    master = next((port for name, port in replica.ports if name == "master"), None) if replica.ranks else None
+    keys = {
+        "nodes": ",".join(map(str, replica.nodes)),
+        "gpus": ",".join(map(str, replica.gpus)),
+        "cpus": replica.cpus or "",
+        "tasks": replica.tasks,
+        "restarts": replica.restarts,
+        "ranks": int(replica.ranks),
+        "master": bash(Word((master,))) if master else "",
+        "alone": int(replica.alone),
+        "node_cpus": plan.allocation.cpus or "",
+        "flags": len(replica.step_flags),
+    }
+    given = " ".join(f"{name}={value}" for name, value in keys.items() if value != "")
+    yield (
+        f"start {replica.role} {replica.index} {replica.kind} {given}"
+        + "".join(f" {bash(flag)}" for flag in replica.step_flags)
+        + " -- \\"
+    )
+    environment = [bash(Word.of(f"{name}=", *word.parts)) for name, word in replica.env]
+    command = [*(["env", *environment] if environment else []), *map(bash, replica.argv)]
+    yield "  " + " ".join(command)

@@ -1,0 +1,293 @@
+"""From files and command line to one validated `Experiment`, with the origin of every value."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from gangrun.errors import Problem, SpecError, UsageError
+from gangrun.spec import toml
+from gangrun.spec.model import RoleKeys, Spec
+from gangrun.spec.toml import Key, Table
+
+_SEEDED = re.compile(r"(?P<name>.+)_(?P<seed>\d+)")
+_ROOT_MARKS = (".git", "clusters", "pyproject.toml")
+_PATHS = ("workdir", "template")
+Model = TypeVar("Model", bound=BaseModel)
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a value comes from."""
+
+    file: str = ""
+    line: int = 0
+    written: str = ""
+    """The key as it was written, where that differs from where it ended up."""
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}" if self.line else self.file
+
+
+@dataclass(frozen=True, slots=True)
+class Experiment:
+    """An experiment file as it is meant: everything that it extends and the command line folded in."""
+
+    spec: Spec
+    values: Table
+    """The same as plain values, for the record."""
+    sources: Mapping[Key, Source]
+    file: Path
+    project: Path
+    """The project's root, which holds `outputs/` and `clusters/`."""
+    experiment: str
+    step: str
+    seed: int | None
+    venv: Path | None = None
+    """The project's virtual environment, where it has one and none is active here."""
+
+    def problem(self, key: Key, what: str, way_out: str = "") -> Problem:
+        """A problem at a key, with the file and line of the nearest enclosing key that was written somewhere."""
+        return locate(self.sources, str(self.file), key, what, way_out)
+
+    def with_seed(self, seed: int) -> Experiment:
+        """The same experiment under another seed, which its step's name then ends with."""
+        match = _SEEDED.fullmatch(self.step)
+        base = match["name"] if match and int(match["seed"]) == self.seed else self.step
+        step = f"{base}_{seed}"
+        values = {**self.values, "seed": seed, "step": step}
+        sources = {**self.sources, ("seed",): Source("--seeds"), ("step",): Source("--seeds")}
+        spec = self.spec.model_copy(update={"seed": seed, "step": step})
+        return replace(self, spec=spec, values=values, sources=sources, seed=seed, step=step)
+
+
+def load(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
+    """Reads an experiment file, what it extends, and `KEY=VALUE` overrides, which win.
+
+    Raises SpecError with every problem found, each with file, line and key.
+    """
+    file = Path(path)
+    values, sources = _read_with_bases(file, ())
+    for override in overrides:
+        key, given = _override(override)
+        values, sources = _merge(values, sources, *_spread(_nest(key, given), {key: Source("--set")}))
+    spec = validated(Spec, values, sources, str(file))
+    seeded = _SEEDED.fullmatch(file.stem)
+    seed = spec.seed if spec.seed is not None else int(seeded["seed"]) if seeded else None
+    absolute = file.absolute()
+    project = project_root(absolute.parent)
+    return Experiment(
+        spec=spec,
+        values=values,
+        sources=sources,
+        file=absolute,
+        project=project,
+        experiment=spec.experiment or absolute.resolve().parent.name,
+        step=spec.step or file.stem,
+        seed=seed,
+        venv=_idle_venv(project),
+    )
+
+
+def project_root(start: Path) -> Path:
+    """The nearest folder from `start` upwards with a `.git`, `clusters/` or pyproject.toml, else the current one."""
+    for folder in (start, *start.parents):
+        if any((folder / mark).exists() for mark in _ROOT_MARKS):
+            return folder
+    return Path.cwd()
+
+
+def _idle_venv(project: Path) -> Path | None:
+    folder = project / ".venv"
+    active = os.environ.get("VIRTUAL_ENV") or os.environ.get("CONDA_PREFIX")
+    return folder if not active and (folder / "bin" / "activate").is_file() else None
+
+
+def validated(model: type[Model], values: Table, sources: Mapping[Key, Source], file: str) -> Model:
+    """The model of these values. Raises SpecError with all problems, in the order of the file."""
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        problems = list(_problems(error, model, values, sources, file))
+    problems.sort(key=lambda problem: (problem.file != file, problem.file, problem.line))
+    raise SpecError(problems)
+
+
+def locate(sources: Mapping[Key, Source], file: str, key: Key, what: str, way_out: str = "") -> Problem:
+    """A problem at the line of the key, or of the nearest enclosing key that has one."""
+    for end in range(len(key), 0, -1):
+        if source := sources.get(key[:end]):
+            shown = source.written + dotted(key[end:], start=".") if source.written else dotted(key)
+            return Problem(shown, what, source.file, source.line, way_out)
+    return Problem(dotted(key), what, file, 0, way_out)
+
+
+def dotted(key: Key, start: str = "") -> str:
+    """`roles.main.command[2]`."""
+    text = ""
+    for part in key:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text or start else part
+    return text
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """`did you mean 'launcher'?` or nothing."""
+    close = difflib.get_close_matches(word, sorted(known), n=1, cutoff=0.6)
+    return f"did you mean {close[0]!r}?" if close else ""
+
+
+def _read_with_bases(file: Path, stack: tuple[Path, ...]) -> tuple[Table, dict[Key, Source]]:
+    resolved = file.resolve()
+    if resolved in stack:
+        chain = " → ".join(_shown(one) for one in (*stack[stack.index(resolved) :], resolved))
+        raise SpecError([Problem("extends", f"files extend each other in a circle: {chain}", str(file))])
+    own, lines = toml.read(file)
+    for key in _PATHS:
+        if isinstance(own.get(key), str):
+            own[key] = os.path.normpath(resolved.parent / own[key])
+    named = own.get("extends", [])
+    bases = [named] if isinstance(named, str) else named
+    values: Table = {}
+    sources: dict[Key, Source] = {}
+    for base in bases if isinstance(bases, list) else []:
+        if not isinstance(base, str):
+            continue  # validation says what is wrong with it
+        target = file.parent / base
+        if not target.is_file():
+            raise SpecError([Problem("extends", f"no such file: {target}", str(file), lines.get(("extends",), 0))])
+        values, sources = _merge(values, sources, *_read_with_bases(target, (*stack, resolved)))
+    found = {key: Source(str(file), line) for key, line in lines.items()}
+    return _merge(values, sources, *_spread(own, found))
+
+
+def _shown(path: Path) -> str:
+    return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def _spread(values: Table, sources: dict[Key, Source]) -> tuple[Table, dict[Key, Source]]:
+    """Moves role keys at the top into `roles.main`."""
+    short = [key for key in values if key in RoleKeys.model_fields]
+    if not short:
+        return values, sources
+    roles = values.get("roles", {})
+    main = roles.get("main", {}) if isinstance(roles, dict) else {}
+    if not isinstance(roles, dict) or not isinstance(main, dict):
+        return values, sources  # validation says what is wrong with it
+    if twice := [key for key in short if key in main]:
+        place = sources.get((twice[0],), Source())
+        what = "is said twice: at the top of a file it means roles.main"
+        raise SpecError([Problem(f"roles.main.{twice[0]}", what, place.file, place.line, "keep one of the two")])
+    rest = {key: value for key, value in values.items() if key not in short and key != "roles"}
+    rest["roles"] = {**roles, "main": {**{key: values[key] for key in short}, **main}}
+    moved: dict[Key, Source] = {}
+    for key, source in sources.items():
+        if key[0] in short:
+            moved[("roles", "main", *key)] = replace(source, written=dotted(key))
+        else:
+            moved[key] = source
+    return rest, moved
+
+
+def _merge(
+    below: Table, below_sources: dict[Key, Source], above: Table, above_sources: dict[Key, Source]
+) -> tuple[Table, dict[Key, Source]]:
+    """Tables merge deeply; everything else, lists included, is replaced together with its origins."""
+    gone: set[Key] = set()
+
+    def join(low: Table, high: Table, at: Key) -> Table:
+        joined = dict(low)
+        for name, value in high.items():
+            old = low.get(name)
+            if isinstance(value, dict) and isinstance(old, dict):
+                joined[name] = join(old, value, (*at, name))
+            else:
+                joined[name] = value
+                if name in low:
+                    gone.add((*at, name))
+        return joined
+
+    values = join(below, above, ())
+    kept = {
+        key: source
+        for key, source in below_sources.items()
+        if not (gone and any(key[:end] in gone for end in range(1, len(key) + 1)))
+    }
+    return values, {**kept, **above_sources}
+
+
+def _override(text: str) -> tuple[Key, Any]:
+    name, equals, value = text.partition("=")
+    parts = tuple(name.strip().split("."))
+    if not equals or not all(parts):
+        raise UsageError(f"--set {text!r} is not KEY=VALUE", way_out="write --set allocation.nodes=2")
+    if parts[0] in _PATHS:
+        return parts, str(Path(value).absolute())
+    return parts, toml.value_of(value)
+
+
+def _nest(key: Key, value: Any) -> Table:
+    for part in reversed(key):
+        value = {part: value}
+    table: Table = value
+    return table
+
+
+def _problems(
+    error: ValidationError, model: type[BaseModel], values: Table, sources: Mapping[Key, Source], file: str
+) -> Iterable[Problem]:
+    seen: dict[Key, list[str]] = {}
+    for one in error.errors(include_url=False):
+        key: Key = tuple(one["loc"])
+        if one["type"] == "extra_forbidden":
+            hint = nearest(str(key[-1]), _fields(model, key[:-1]))
+            where = f"in {dotted(key[:-1])}" if len(key) > 1 else "at the top"
+            yield locate(sources, file, key, f"unknown key {where}", hint)
+            continue
+        # Unions add the name of each branch to the place; cut it back to what the file has.
+        key = _in_values(key, values) if one["type"] != "missing" else key
+        seen.setdefault(key, []).append(_words(one["type"], one["msg"], one["input"]))
+    for key, messages in seen.items():
+        yield locate(sources, file, key, ", or ".join(dict.fromkeys(messages)))
+
+
+def _words(kind: str, message: str, given: object) -> str:
+    if kind == "missing":
+        return "is missing"
+    if kind == "value_error":
+        return message.removeprefix("Value error, ")
+    plain = message[0].lower() + message[1:]
+    plain = re.sub(r"^input should be", "should be", plain)
+    shown = repr(given)
+    return f"{plain}, not {shown if len(shown) <= 60 else shown[:57] + '…'}"
+
+
+def _in_values(key: Key, values: Any) -> Key:
+    """The longest prefix of the place that exists in the values."""
+    for position, part in enumerate(key):
+        known = range(len(values)) if isinstance(values, list) else values if isinstance(values, dict) else ()
+        if part not in known:
+            return key[:position]
+        values = values[part]
+    return key
+
+
+def _fields(model: type[BaseModel], key: Key) -> set[str]:
+    """The names that a table at this place may hold."""
+    here: Any = model
+    for part in key:
+        if isinstance(here, type) and issubclass(here, BaseModel) and part in here.model_fields:
+            here = _table_of(here.model_fields[str(part)].annotation)
+    return set(here.model_fields) if isinstance(here, type) and issubclass(here, BaseModel) else set()
+
+
+def _table_of(annotation: Any) -> Any:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for inner in get_args(annotation) if (found := _table_of(inner))), None)

@@ -1,0 +1,365 @@
+"""The experiment file and the cluster profile, field by field.
+
+Strings in `command`, `env`, `ready` and `container` may hold references, see `gangrun.plan.refs`.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
+
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_MEMORY = re.compile(r"\d+[KMGT]?")
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
+_FLAG = re.compile(r"[a-z][a-z0-9-]*")
+_OWNED = re.compile(r"(?:SLURM|SBATCH|SRUN|GANGRUN)_|CUDA_VISIBLE_DEVICES$")
+
+
+def _no_control(text: str) -> str:
+    if "\x00" in text:
+        raise ValueError("holds a NUL character, which no command line can carry")
+    return text
+
+
+def _seconds(value: object) -> int:
+    """`36:00:00`, `1-12:00:00`, `90s`, `10m`, `2h`, `1d`; a number is seconds."""
+    if isinstance(value, bool) or not isinstance(value, (int, str)):
+        raise ValueError("is no duration: write '36:00:00', '1-12:00:00', '90s', '10m', '2h' or '1d'")
+    if isinstance(value, int):
+        seconds = value
+    elif match := re.fullmatch(r"(\d+)([smhd])", value):
+        seconds = int(match[1]) * _UNITS[match[2]]
+    elif match := re.fullmatch(r"(?:(\d+)-)?(\d+):(\d\d):(\d\d)", value):
+        days, hours, minutes, rest = (int(part or 0) for part in match.groups())
+        seconds = ((days * 24 + hours) * 60 + minutes) * 60 + rest
+    elif match := re.fullmatch(r"(\d+)-(\d+)(?::(\d\d))?", value):
+        days, hours, minutes = (int(part or 0) for part in match.groups())
+        seconds = ((days * 24 + hours) * 60 + minutes) * 60
+    else:
+        raise ValueError(f"{value!r} is no duration: write '36:00:00', '1-12:00:00', '90s', '10m', '2h' or '1d'")
+    if seconds < 0:
+        raise ValueError("a duration cannot be negative")
+    return seconds
+
+
+def _walltime(value: object) -> int:
+    if isinstance(value, int) or (isinstance(value, str) and value.isdigit()):
+        raise ValueError(f"{value!r} could mean minutes or seconds: write '{value}m', '{value}s' or '00:{value}:00'")
+    seconds = _seconds(value)
+    if not seconds:
+        raise ValueError("a time limit must be longer than nothing")
+    return seconds
+
+
+def _memory(value: object) -> str:
+    text = str(value).upper().removesuffix("B") if isinstance(value, (int, str)) else ""
+    if isinstance(value, bool) or not _MEMORY.fullmatch(text):
+        raise ValueError(f"{value!r} is no amount of memory: write '500G' or '64000M'")
+    return text
+
+
+def _words(value: object) -> object:
+    if isinstance(value, str):
+        raise ValueError(
+            "a command is a list of words, so that nothing is split or expanded by surprise: "
+            '["python", "train.py"], or ["bash", "-c", "…"] for a line of shell'
+        )
+    if isinstance(value, list):
+        return [str(item) if isinstance(item, (int, float)) and not isinstance(item, bool) else item for item in value]
+    return value
+
+
+def _listed(value: object) -> object:
+    return [value] if isinstance(value, str) else value
+
+
+def _variables(value: object) -> object:
+    if not isinstance(value, dict):
+        return value
+    for name, content in value.items():
+        if not _VARIABLE.fullmatch(name):
+            raise ValueError(f"{name!r} is no name for an environment variable (letters, digits and _)")
+        if _OWNED.match(name):
+            raise ValueError(f"{name} is set by the launcher or the scheduler; gpus, tasks and launcher decide it")
+        if isinstance(content, bool) or not isinstance(content, (str, int, float)):
+            raise ValueError(f"{name}: write the text that the program should read, such as '1' or 'true'")
+    return {name: str(content) for name, content in value.items()}
+
+
+def _flags(value: object) -> object:
+    if not isinstance(value, dict):
+        return value
+    flags: dict[str, Any] = {}
+    for name, content in value.items():
+        flag = name.replace("_", "-").lstrip("-")
+        if not _FLAG.fullmatch(flag):
+            raise ValueError(f"{name!r} is no long sbatch flag; write 'mail-type' for --mail-type")
+        if not isinstance(content, (bool, str, int, float)):
+            raise ValueError(f"{name}: a flag's value is text, a number, true (a bare flag) or false (take ours away)")
+        if isinstance(content, str) and re.search(r"[\x00-\x1f]", content):
+            raise ValueError(f"{name}: a flag's value cannot hold line breaks or other control characters")
+        flags[flag] = content if isinstance(content, (bool, str)) else str(content)
+    return flags
+
+
+def _role_names(value: object) -> object:
+    if isinstance(value, dict):
+        for name in value:
+            if not _NAME.fullmatch(name) or name == "self" or name == "run":
+                raise ValueError(f"{name!r} cannot name a role: letters, digits, - and _, and neither 'self' nor 'run'")
+    return value
+
+
+def _choice(value: object) -> object:
+    return {"type": value} if isinstance(value, str) else value
+
+
+_DURATION_SCHEMA = {"anyOf": [{"type": "string"}, {"type": "integer", "minimum": 0}], "examples": ["36:00:00", "10m"]}
+
+Text = Annotated[str, BeforeValidator(lambda value: _no_control(value) if isinstance(value, str) else value)]
+Duration = Annotated[int, BeforeValidator(_seconds), WithJsonSchema(_DURATION_SCHEMA)]
+Walltime = Annotated[
+    int, BeforeValidator(_walltime), WithJsonSchema({"type": "string", "examples": ["36:00:00", "1-12:00:00", "90m"]})
+]
+Memory = Annotated[str, BeforeValidator(_memory), WithJsonSchema({"type": ["string", "integer"], "examples": ["500G"]})]
+Command = Annotated[
+    tuple[Text, ...],
+    BeforeValidator(_words),
+    Field(min_length=1),
+    WithJsonSchema({"type": "array", "items": {"type": ["string", "number"]}, "minItems": 1}),
+]
+Names = Annotated[
+    tuple[str, ...],
+    BeforeValidator(_listed),
+    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}),
+]
+Variables = Annotated[
+    dict[str, Text],
+    BeforeValidator(_variables),
+    WithJsonSchema({"type": "object", "additionalProperties": {"type": ["string", "number"]}}),
+]
+Flags = Annotated[
+    dict[str, str | bool],
+    BeforeValidator(_flags),
+    WithJsonSchema({"type": "object", "additionalProperties": {"type": ["string", "number", "boolean"]}}),
+]
+Count = Annotated[int, Field(ge=0, strict=True)]
+Positive = Annotated[int, Field(ge=1, strict=True)]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class Choice(_Model):
+    """A launcher or a topology by name, with options of its own: `"torchrun"` or `{ type = "torchrun", … }`."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    type: str
+    """Its name."""
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Everything but the name."""
+        return dict(self.model_extra or {})
+
+
+ChoiceOf = Annotated[
+    Choice,
+    BeforeValidator(_choice),
+    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "object", "required": ["type"]}]}),
+]
+
+
+class Ready(_Model):
+    """When a replica counts as ready. Exactly one of port, http and file."""
+
+    port: str | None = None
+    """The name of one of the role's ports: ready when something listens there."""
+    http: Text | None = None
+    """A URL: ready when it answers with 2xx or 3xx."""
+    file: Text | None = None
+    """A path: ready when it exists."""
+    within: Duration = 600
+    """How long it may take; after that the job fails and says so."""
+
+    @model_validator(mode="after")
+    def _one(self) -> Ready:
+        given = [name for name in ("port", "http", "file") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"needs exactly one of port, http and file, not {' and '.join(given) or 'none'}")
+        return self
+
+
+class Container(_Model):
+    """A container in which commands run; each step enters it, never the whole script."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    runtime: str
+    """Which runtime starts it."""
+    image: Text
+    """The image, as that runtime writes it."""
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The runtime's own keys."""
+        return dict(self.model_extra or {})
+
+
+class RoleKeys(_Model):
+    """What a role may say. At the top of the file these keys mean `roles.main`."""
+
+    command: Command | None = None
+    """The program and its arguments, word by word."""
+    launcher: ChoiceOf = Choice(type="exec")
+    """What starts the processes of one replica: `exec`, `torchrun`, `srun`, or an installed one."""
+    topology: ChoiceOf | None = None
+    """What adds companion roles around this one."""
+    replicas: Positive = 1
+    """How many independent copies run, each a step of its own."""
+    nodes: Positive | None = None
+    """Nodes of each replica. Without nodes and gpus the role takes the whole allocation."""
+    gpus: Annotated[int, Field(ge=0, strict=True)] | Literal["shared"] | None = None
+    """GPUs of each replica on each of its nodes; `"shared"` uses those of the role it stands beside."""
+    tasks: Positive | None = None
+    """Processes on each node; the launchers `srun` and `torchrun` take one for each GPU if it is not said."""
+    cpus: Positive | None = None
+    """CPUs of each replica on each of its nodes; otherwise a fair share of what the others leave."""
+    kind: Literal["main", "service", "sidecar"] = "main"
+    """`main`: the job ends when all mains are done. `service`: must outlive them. `sidecar`: may die unnoticed."""
+    beside: str | None = None
+    """The role whose nodes this one shares."""
+    after: Names = ()
+    """Roles that must be ready (or, as mains, done) before this one starts."""
+    ready: Ready | None = None
+    """When a replica of this role counts as ready."""
+    ports: Names = ()
+    """Names of TCP ports, each replica gets its own."""
+    restarts: Count = 0
+    """How often a replica that ends badly is started again while the others go on."""
+
+
+class Role(RoleKeys):
+    """One `[roles.NAME]` table."""
+
+    env: Variables = {}
+    """Environment of this role, on top of the experiment's."""
+    container: Container | None = None
+    """Container of this role, in place of the experiment's."""
+
+
+class Allocation(_Model):
+    """What is asked of the scheduler."""
+
+    nodes: Positive = 1
+    """Nodes."""
+    gpus: Count = 0
+    """GPUs on each node."""
+    cpus: Positive | None = None
+    """CPUs on each node."""
+    mem: Memory | None = None
+    """Memory on each node, `"500G"`."""
+    time: Walltime | None = None
+    """Time limit, `"36:00:00"` or `"2-00:00:00"`."""
+    partition: str | None = None
+    """Partition, or an alias that the cluster's profile knows."""
+    qos: str | None = None
+    """Quality of service; a profile's qos table can bring account, partition, memory and CPUs with it."""
+    account: str | None = None
+    """Account to charge."""
+    sbatch: Flags = {}
+    """Any other sbatch flag by its long name; `true` is a bare flag, `false` takes one of ours away."""
+
+
+class Setup(_Model):
+    """What prepares the environment at the start of the job: `[setup]`, or a list for `lines` alone."""
+
+    modules: tuple[Text, ...] = ()
+    """Environment modules, loaded in this order."""
+    venv: Text | Literal[False] | None = None
+    """Virtual environment to activate. By default the project's `.venv`, if there is one and none is active."""
+    lines: tuple[Text, ...] = ()
+    """Lines of bash, run last; the first that fails ends the job."""
+
+
+SetupOf = Annotated[
+    Setup,
+    BeforeValidator(lambda value: {"lines": value} if isinstance(value, list) else value),
+    WithJsonSchema({"anyOf": [{"type": "array", "items": {"type": "string"}}, Setup.model_json_schema()]}),
+]
+
+
+class Spec(RoleKeys):
+    """An experiment file."""
+
+    extends: Names = ()
+    """Files that this one builds on, relative to it: tables merge deeply, lists replace, later files win."""
+    experiment: str | None = None
+    """Name of the experiment, by default the folder's."""
+    step: str | None = None
+    """Name of the step, by default the file's."""
+    seed: Count | None = None
+    """Seed of the run, `{seed}` in commands; by default the number that ends the file's name after `_`."""
+    cluster: str | None = None
+    """Profile of the cluster; by default the one that is found here, else `local`."""
+    workdir: Text | None = None
+    """Directory in which commands start, relative to the file that says it; by default the project's root."""
+    template: Text | None = None
+    """A script template of your own, relative to the file that says it."""
+    grace: Duration = 30
+    """Seconds between asking a replica to stop and making it."""
+    allocation: Allocation = Allocation()
+    """Nodes, GPUs, CPUs, memory and time to ask for."""
+    env: Variables = {}
+    """Environment of every role."""
+    setup: SetupOf = Setup()
+    """Modules, virtual environment and lines of bash at the start of the job."""
+    container: Container | None = None
+    """Container of every role that names none."""
+    roles: Annotated[dict[str, Role], BeforeValidator(_role_names)] = {}
+    """The roles by name."""
+
+
+class Qos(_Model):
+    """What comes with a quality of service on this cluster."""
+
+    account: str | None = None
+    """Account."""
+    partition: str | None = None
+    """Partition."""
+    mem: Memory | None = None
+    """Memory on each node."""
+    cpus: Positive | None = None
+    """CPUs on each node."""
+    time: Walltime | None = None
+    """Time limit."""
+
+
+class Profile(_Model):
+    """A cluster: `clusters/NAME.toml`."""
+
+    scheduler: Literal["slurm", "local"] = "slurm"
+    """What runs the jobs."""
+    slurm_conf: str | None = None
+    """Path of slurm.conf, where the commands do not find it by themselves."""
+    defaults: Allocation = Allocation()
+    """Any key of `[allocation]`, used where the experiment says nothing."""
+    partitions: dict[str, str] = {}
+    """Alias in experiments → partition here."""
+    qos: dict[str, Qos] = {}
+    """What each quality of service brings with it."""
+    setup: SetupOf = Setup()
+    """Run before the experiment's own."""
+    env: Variables = {}
+    """Environment of every job here; the experiment's wins."""
+    container: Container | None = None
+    """Container for experiments that name none."""
+    require: Names = ()
+    """Flags that this site insists on, such as `account`."""
+    forbid: Names = ()
+    """Flags that this site refuses, such as `mem`; they are left out."""

@@ -1,0 +1,72 @@
+"""Cluster profiles: `clusters/NAME.toml` in the project, then in the user's configuration folder."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from gangrun.errors import InputError
+from gangrun.lab.state import profile_path as lab_profile
+from gangrun.spec import toml
+from gangrun.spec.load import Source, nearest, validated
+from gangrun.spec.model import Profile
+from gangrun.spec.toml import Key
+
+LOCAL = "local"
+SLURM = "slurm"
+LAB = "lab"
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """A profile under its name."""
+
+    name: str
+    profile: Profile
+    file: str = ""
+    """Where it stands; empty for a built-in one."""
+    sources: Mapping[Key, Source] | None = None
+
+    def origin(self, *key: str) -> Source:
+        """Where the profile says this."""
+        return (self.sources or {}).get(key, Source(f"profile {self.name}"))
+
+
+def folders(project: Path) -> tuple[Path, ...]:
+    """Where profiles are looked for, first hit wins."""
+    config = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
+    return (project / "clusters", config / "gangrun" / "clusters")
+
+
+def known(project: Path) -> dict[str, Path | None]:
+    """Every profile by name with its file; None for the built-in ones."""
+    found: dict[str, Path | None] = {}
+    for folder in folders(project):
+        if folder.is_dir():
+            for file in sorted(folder.glob("*.toml")):
+                found.setdefault(file.stem, file)
+    if LAB not in found and (lab := lab_profile()):
+        found[LAB] = lab
+    return {**found, LOCAL: found.get(LOCAL), SLURM: found.get(SLURM)}
+
+
+def load_cluster(name: str, project: Path) -> Cluster:
+    """The profile of that name. `local` and `slurm` exist without a file. Raises InputError, SpecError."""
+    profiles = known(project)
+    if name not in profiles:
+        raise InputError(
+            f"no cluster profile is named {name!r}" + (f"; {hint}" if (hint := nearest(name, profiles)) else ""),
+            why=f"known: {', '.join(sorted(profiles))}; looked in {', '.join(map(str, folders(project)))}",
+            way_out=f"gangrun cluster discover --write clusters/{name}.toml writes one from what Slurm says"
+            if name != LAB
+            else "gangrun lab up",
+        )
+    file = profiles[name]
+    if file is None:
+        scheduler = LOCAL if name == LOCAL else SLURM
+        return Cluster(name, Profile.model_validate({"scheduler": scheduler}))
+    values, lines = toml.read(file)
+    sources = {key: Source(str(file), line) for key, line in lines.items()}
+    return Cluster(name, validated(Profile, values, sources, str(file)), str(file), sources)
