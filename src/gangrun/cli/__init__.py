@@ -1,8 +1,104 @@
-"""The command line: one small file per command, wiring only."""
+"""The command line: one small file per command, wiring only.
+
+`gangrun --help` and a mistyped command import nothing but this file; a command imports its own needs.
+"""
 
 from __future__ import annotations
 
+import os
+import sys
+from importlib import import_module
 
-def main() -> int:
-    """Placeholder until the first command stands."""
-    return 0
+import gangrun
+
+COMMANDS = {
+    "Write": {
+        "init": "start an experiment file here",
+        "check": "say everything that is wrong with a file",
+        "schema": "print the JSON Schema of experiment files, for editors",
+    },
+    "See before": {
+        "plan": "show what will run where: nodes, GPUs, ports, time",
+        "script": "print the batch script that would be sent",
+    },
+    "Run": {
+        "run": "run here and now: this machine, or the allocation you hold",
+        "submit": "queue on the cluster",
+        "cancel": "end runs",
+    },
+    "See after": {
+        "ls": "list runs and their state",
+        "show": "everything about one run: state, replicas, exit codes",
+        "logs": "read or follow what the replicas printed",
+        "why": "why a run waits, or why it failed",
+    },
+    "Clusters": {
+        "cluster": "discover, list and check cluster profiles",
+        "lab": "a throw-away Slurm with several hosts on this machine",
+    },
+}
+_SUMMARIES = {name: summary for group in COMMANDS.values() for name, summary in group.items()}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs one command and returns its exit code: 0 fine, 1 failed, 2 bad input, 3 some of several, 130 interrupted."""
+    words = sys.argv[1:] if argv is None else argv
+    if not words or words[0] in ("-h", "--help", "help"):
+        _print_help(sys.stdout if words else sys.stderr)
+        return 0 if words else 2
+    if words[0] in ("-V", "--version"):
+        print(f"gangrun {gangrun.__version__}")
+        return 0
+    if words[0] not in _SUMMARIES:
+        return _unknown(words[0])
+    return _run(words[0], words[1:])
+
+
+def _run(name: str, words: list[str]) -> int:
+    import argparse
+
+    from gangrun.errors import GangrunError
+
+    module = import_module(f"gangrun.cli.{name}")
+    parser = argparse.ArgumentParser(
+        prog=f"gangrun {name}",
+        description=module.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    module.add_arguments(parser)
+    try:
+        args = parser.parse_args(words)
+        code: int = module.run(args)
+        sys.stdout.flush()
+    except GangrunError as error:
+        print(f"gangrun: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # The reader (`| head`) has gone; without this Python complains once more while it shuts down.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    return code
+
+
+def _unknown(word: str) -> int:
+    import difflib
+
+    close = difflib.get_close_matches(word, _SUMMARIES, n=1)
+    hint = f"did you mean {close[0]!r}?" if close else "gangrun --help lists the commands"
+    print(f"gangrun: no command is named {word!r}; {hint}", file=sys.stderr)
+    return 2
+
+
+def _print_help(file: object) -> None:
+    lines = ["usage: gangrun COMMAND …", "", gangrun.__doc__ or "", ""]
+    for group, commands in COMMANDS.items():
+        lines.append(f"{group}:")
+        lines += [f"  {name:<9} {summary}" for name, summary in commands.items()]
+        lines.append("")
+    lines.append(
+        "gangrun COMMAND --help says more. Exit codes: 0 fine, 1 failed, 2 bad input, 3 some of several failed."
+    )
+    print("\n".join(lines), file=file)  # type: ignore[call-overload]

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gangrun.errors import InputError
-from gangrun.lab.state import profile_path as lab_profile
 from gangrun.spec import toml
 from gangrun.spec.load import Source, nearest, validated
 from gangrun.spec.model import Profile
@@ -16,7 +15,6 @@ from gangrun.spec.toml import Key
 
 LOCAL = "local"
 SLURM = "slurm"
-LAB = "lab"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,28 +38,24 @@ def folders(project: Path) -> tuple[Path, ...]:
     return (project / "clusters", config / "gangrun" / "clusters")
 
 
-def known(project: Path) -> dict[str, Path | None]:
-    """Every profile by name with its file; None for the built-in ones."""
+def known(project: Path, more: Mapping[str, Path]) -> dict[str, Path | None]:
+    """Every profile by name with its file; None for the built-in ones. `more` are those that live elsewhere."""
     found: dict[str, Path | None] = {}
     for folder in folders(project):
         if folder.is_dir():
             for file in sorted(folder.glob("*.toml")):
                 found.setdefault(file.stem, file)
-    if LAB not in found and (lab := lab_profile()):
-        found[LAB] = lab
-    return {**found, LOCAL: found.get(LOCAL), SLURM: found.get(SLURM)}
+    return {**more, **found, LOCAL: found.get(LOCAL), SLURM: found.get(SLURM)}
 
 
-def load_cluster(name: str, project: Path) -> Cluster:
+def load_cluster(name: str, project: Path, more: Mapping[str, Path]) -> Cluster:
     """The profile of that name. `local` and `slurm` exist without a file. Raises InputError, SpecError."""
-    profiles = known(project)
+    profiles = known(project, more)
     if name not in profiles:
         raise InputError(
             f"no cluster profile is named {name!r}" + (f"; {hint}" if (hint := nearest(name, profiles)) else ""),
             why=f"known: {', '.join(sorted(profiles))}; looked in {', '.join(map(str, folders(project)))}",
-            way_out=f"gangrun cluster discover --write clusters/{name}.toml writes one from what Slurm says"
-            if name != LAB
-            else "gangrun lab up",
+            way_out=f"gangrun cluster discover {name} writes one from what Slurm says",
         )
     file = profiles[name]
     if file is None:

@@ -1,0 +1,67 @@
+# Two commands on a fresh machine: `make demo` and `make test`. Everything lives in .venv.
+PYTHON ?= python3
+BIN := .venv/bin
+# `python` in an experiment means the one in .venv, as it would after `source .venv/bin/activate`.
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: demo test quick check bless bench slurm pythons clean
+.DEFAULT_GOAL := help
+
+help:
+	@sed -n 's/^## //p' Makefile
+
+## make demo     train a small model with gangrun on this machine, no Slurm, and show the result
+demo: .venv/.demo
+	gangrun plan examples/quickstart/quickstart.toml
+	gangrun run examples/quickstart/quickstart.toml
+	gangrun show latest
+
+## make test     everything: checks, unit and local tests, the real Slurm (Debian or Ubuntu, as root)
+test: check slurm
+	pytest -n 2 -m "not slurm and not torch"
+	pytest -m "slurm or torch"
+	@$(MAKE) --no-print-directory pythons
+
+## make quick    the tests without Slurm and torch, under 45 s
+quick: .venv/.test
+	pytest -q -n 2 -m "not slurm and not torch"
+
+## make check    ruff, mypy, import-linter, shellcheck
+check: .venv/.test
+	ruff check src tests examples benchmarks
+	ruff format --check src tests examples benchmarks
+	mypy
+	lint-imports
+	shellcheck --shell=bash src/gangrun/script/preludes/*.sh .ci/run scripts/*.sh
+	pytest -q -m "not slurm" tests/golden
+
+## make bless    write the golden scripts anew, to be read in the diff
+bless: .venv/.test
+	pytest -q tests/golden --bless
+
+## make bench    print the ratios that docs/benchmarks.md holds
+bench: .venv/.test slurm
+	python benchmarks/run.py
+
+# The packages of the lab, where we may install them; elsewhere the tests that need it say why they are skipped.
+slurm: .venv/.test
+	python -m gangrun.lab.packages
+
+# The quick tests under every other Python from 3.10 on that this machine has.
+pythons: .venv/.test
+	scripts/pythons.sh
+
+.venv/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "gangrun needs Python 3.10 or newer: make PYTHON=python3.x")'
+	$(PYTHON) -m venv .venv
+
+.venv/.demo: .venv/bin/python pyproject.toml
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[demo]'
+	touch $@
+
+.venv/.test: .venv/bin/python pyproject.toml
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[test]'
+	touch $@ .venv/.demo
+
+clean:
+	rm -rf .venv build src/*.egg-info .pytest_cache .mypy_cache .ruff_cache

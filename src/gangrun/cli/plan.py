@@ -1,0 +1,30 @@
+"""Show what will run where: nodes, GPUs, ports, time; nothing is written or sent."""
+
+from __future__ import annotations
+
+import argparse
+
+from gangrun.cli import inputs
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """FILE, --set, --cluster, --json, --explain."""
+    inputs.add_file(parser)
+    inputs.add_cluster(parser)
+    inputs.add_json(parser)
+    parser.add_argument("--explain", action="store_true", help="where every value comes from")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Draws the plan."""
+    from gangrun.views import plan as view
+    from gangrun.views import terminal
+
+    experiment, cluster, plan = inputs.planned(args.file, args.overrides, args.cluster)
+    explained = view.explain(experiment, cluster, plan) if args.explain else None
+    if args.json:
+        terminal.print_json(view.as_data(plan, explained))
+    else:
+        console = terminal.console()
+        console.print(view.draw(plan, console.width) if explained is None else view.draw_explained(explained))
+    return 0
