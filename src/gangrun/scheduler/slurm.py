@@ -1,0 +1,247 @@
+"""Slurm as a scheduler: builders and parsers of the other files around the one call that runs a program."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from time import monotonic, sleep, time
+from typing import NoReturn
+
+from gangrun.errors import ProgramMissing, Rejected, SchedulerError, Unreachable
+from gangrun.scheduler import reasons, sacct, sbatch, scancel, scontrol, squeue
+from gangrun.scheduler.commands import Answer, reading_environment, run, silent, submitting_environment
+from gangrun.scheduler.model import Status, Submission
+from gangrun.scheduler.rows import newest, pick
+from gangrun.scheduler.text import batches, job_base, without_prefix
+
+# A controller that answered within the last seconds is not pinged again before the next submission.
+_FRESH = 10.0
+
+# Job names are unique but for a resumed run, which queues a second job under its first one's name. That one has ended,
+# so only what is alive or was submitted in this call (clocks differ by seconds between machines) counts as ours.
+_CLOCKS = 60.0
+
+
+class Slurm:
+    """A Slurm cluster, reached through its own commands.
+
+    `conf` is the slurm.conf of the profile (empty: the machine's own), `patience` how long in all, in seconds, a
+    submission waits for a controller that does not answer or whose queue is full, `say` is told what it waits for,
+    `timeout` ends a single command, `settle` is how long a submission without an answer is looked for in the queue
+    before it is sent again. All seconds.
+    """
+
+    def __init__(
+        self,
+        conf: str = "",
+        *,
+        patience: float = 60.0,
+        say: Callable[[str], None] = silent,
+        timeout: float = 30.0,
+        settle: float = 15.0,
+    ) -> None:
+        self._conf = conf
+        self._patience = patience
+        self._say = say
+        self._timeout = timeout
+        self._settle = settle
+        self._answered = -_FRESH
+        self._accounting: bool | None = None
+
+    def submit(self, submission: Submission) -> str:
+        """Queues once and never twice: after a failure that leaves it open whether the job was taken in, the job is
+        looked up by its name before it is sent again. Raises Rejected, Unreachable or ProgramMissing."""
+        wait = _Wait(f"{submission.name} was not queued", self._patience, self._say)
+        began = time()
+        doubt: sbatch.Unclear | None = None
+        while True:
+            self._await_controller(wait, doubt)
+            if doubt:
+                try:
+                    job = self._look_for(submission.name, began, self._settle if doubt.sent else 0.0)
+                except Unreachable as error:
+                    wait.pause(error.what, sent=doubt.sent)
+                    continue
+                if job:
+                    return job
+            answer = run(
+                sbatch.submit(submission),
+                env=submitting_environment(os.environ, self._conf),
+                timeout=self._timeout,
+                patience=wait.for_room,
+            )
+            outcome = sbatch.outcome(answer)
+            if isinstance(outcome, sbatch.Accepted):
+                self._answered = monotonic()
+                return outcome.job
+            if isinstance(outcome, sbatch.Refused):
+                meaning = reasons.refused(outcome.words)
+                raise Rejected(
+                    f"Slurm refused {submission.name}: {_one_line(outcome.words)}",
+                    why=meaning.words if meaning.words != outcome.words else "",
+                    way_out=meaning.way_out,
+                )
+            doubt = outcome
+            self._answered = -_FRESH
+            if wait.over and outcome.sent:
+                with suppress(Unreachable):
+                    if job := self._look_for(submission.name, began, self._settle):
+                        return job
+            wait.pause(outcome.words, sent=outcome.sent)
+
+    def status(self, jobs: Sequence[str]) -> Mapping[str, Status]:
+        """One squeue for all, and one sacct for those that the controller has forgotten, where there is accounting."""
+        known = [job for job in dict.fromkeys(jobs) if job_base(job)]
+        found: dict[str, Status] = {}
+        for part in batches(known):
+            found |= pick(squeue.rows(self._read(squeue.by_job(part))), part)
+        for part in batches([job for job in known if job not in found]):
+            found |= pick(sacct.rows(self._account(sacct.by_job(part))), part)
+        return found
+
+    def find(self, names: Sequence[str]) -> Mapping[str, Status]:
+        """The newest job under each name, of this user: in the queue, else in the last 30 days of accounting."""
+        wanted = list(dict.fromkeys(names))
+        found: dict[str, Status] = {}
+        for part in batches(wanted):
+            found |= newest(squeue.rows(self._read(squeue.by_name(part, os.getuid()))), part)
+        for part in batches([name for name in wanted if name not in found]):
+            found |= newest(sacct.rows(self._account(sacct.by_name(part, os.getuid()))), part)
+        return found
+
+    def cancel(self, jobs: Sequence[str]) -> None:
+        """Asks Slurm to end these jobs gracefully. Raises Unreachable, or Rejected for a job that is not yours."""
+        for part in batches([job for job in dict.fromkeys(jobs) if job_base(job)]):
+            # Slurm takes them one by one; a busy controller made scancel of 500 jobs last minutes.
+            answer = self._run(scancel.cancel(part), self._timeout + 0.5 * len(part))
+            words = scancel.complaints(answer)
+            if answer.code is None or sbatch.passing("\n".join(words)) or (answer.code and not answer.err.strip()):
+                self._fail(answer)
+            if words and answer.code:
+                meaning = reasons.refused("\n".join(words))
+                raise Rejected(f"Slurm did not cancel: {words[0]}", why=meaning.words, way_out=meaning.way_out)
+
+    def read(self, argv: Sequence[str]) -> str:
+        """What a reading command prints. Raises Unreachable, ProgramMissing or SchedulerError."""
+        return self._read(argv)
+
+    def _await_controller(self, wait: _Wait, doubt: sbatch.Unclear | None) -> None:
+        """Until the controller answers. Asked by ping, which knows at once what other commands find out after 10 s."""
+        while monotonic() - self._answered > _FRESH:
+            ping = self._run(scontrol.PING, self._timeout)
+            if scontrol.up(ping.out) is not False:
+                return  # up, or a ping that says nothing: sbatch will
+            wait.pause("Unable to contact slurm controller: it is down", sent=bool(doubt and doubt.sent))
+
+    def _look_for(self, name: str, began: float, seconds: float) -> str | None:
+        """The job under this name if the controller took it in after all; looked for during some seconds, as a busy
+        controller reads late what it was sent. Raises Unreachable where it cannot be known."""
+        if seconds:
+            self._say(f"looking whether {name} was taken in all the same")
+        until = monotonic() + seconds
+        pause = 0.5
+        while True:
+            left = until - monotonic()
+            try:
+                status = self.find([name]).get(name)
+            except Unreachable:
+                if left <= 0:
+                    raise
+                status = None
+            if status and (not status.final or (status.submitted or 0.0) > began - _CLOCKS):
+                return status.job
+            if left <= 0:
+                return None
+            sleep(min(pause, left))
+            pause = min(2 * pause, 5.0)
+
+    def _account(self, argv: Sequence[str]) -> str:
+        """What sacct prints; empty where there is no accounting, or none that answers."""
+        if self._accounting is False:
+            return ""
+        try:
+            answer = self._run(argv, self._timeout)
+        except ProgramMissing:
+            self._accounting = False
+            return ""
+        if sacct.DISABLED in answer.err:
+            self._accounting = False
+        elif answer.code != 0:
+            self._say(
+                f"accounting does not answer ({_one_line(answer.err) or 'no word'}), so ended jobs may be missing"
+            )
+        else:
+            self._accounting = True
+        return answer.out
+
+    def _read(self, argv: Sequence[str]) -> str:
+        answer = self._run(argv, self._timeout)
+        # squeue says so of a single id that it does not know, and exits with 1; of several it prints those it knows.
+        if answer.code != 0 and "Invalid job id specified" not in answer.err:
+            self._fail(answer)
+        self._answered = monotonic()
+        return answer.out
+
+    def _run(self, argv: Sequence[str], timeout: float) -> Answer:
+        return run(argv, env=reading_environment(os.environ, self._conf), timeout=timeout)
+
+    def _fail(self, answer: Answer) -> NoReturn:
+        self._answered = -_FRESH
+        words = "\n".join(without_prefix(answer.err.splitlines()))
+        if answer.code is None:
+            words = f"{words}\n{answer.argv[0]} did not answer in time".strip()
+        kind = Unreachable if answer.code is None or sbatch.passing(words) else SchedulerError
+        meaning = reasons.refused(words)
+        raise kind(
+            f"{answer.argv[0]} failed: {_one_line(words) or f'exit code {answer.code}'}",
+            why=meaning.words if meaning.words != words else "",
+            way_out=meaning.way_out or "try again later; running jobs are not touched by this",
+        )
+
+
+class _Wait:
+    """The patience of one submission: pauses that grow from 0.5 s to 10 s, told to the user, until it is over."""
+
+    def __init__(self, failed: str, patience: float, say: Callable[[str], None]) -> None:
+        self._failed = failed
+        self._patience = patience
+        self._until = monotonic() + patience
+        self._say = say
+        self._pause = 0.5
+
+    @property
+    def over(self) -> bool:
+        """Whether the next pause raises."""
+        return monotonic() >= self._until
+
+    def pause(self, words: str, *, sent: bool) -> None:
+        """Tells, and sleeps. Raises Unreachable when patience is over; `sent`: whether the job may exist all the
+        same."""
+        meaning = reasons.refused(words)
+        left = self._until - monotonic()
+        if left <= 0:
+            raise Unreachable(
+                f"{self._failed} within {self._patience:.0f} s: {_one_line(words)}",
+                why=meaning.words if meaning.words != words else "",
+                way_out="look with `gangrun ls` whether it was queued after all, before you submit it again"
+                if sent
+                else "submit it again later",
+            )
+        self._say(f"{meaning.words}; trying again for {left:.0f} s")
+        sleep(min(self._pause, left))
+        self._pause = min(2 * self._pause, 10.0)
+
+    def for_room(self, line: str) -> float | None:
+        """Given each line of sbatch's stderr: a full queue makes sbatch wait by itself, and it may, as long as there
+        is patience."""
+        if not sbatch.QUEUE_FULL.search(line):
+            return None
+        left = max(self._until - monotonic(), 0.0)
+        self._say(f"{reasons.refused(line).words}; sbatch waits for room, for up to {left:.0f} s")
+        return left
+
+
+def _one_line(words: str | Iterable[str]) -> str:
+    lines = words.splitlines() if isinstance(words, str) else words
+    return "; ".join(line.strip() for line in lines if line.strip())
