@@ -1,0 +1,284 @@
+"""What the record says, brought up to what the scheduler knows: one question to each cluster for all runs.
+
+Only here are events added for things that nobody was there to record: a submission whose sender died, and the end of
+a job.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from gangrun.errors import GangrunError, RecordError
+from gangrun.record.events import (
+    Created,
+    Event,
+    Found,
+    GaveUp,
+    NeverSent,
+    Observed,
+    Rejected,
+    decode,
+    decode_all,
+    process_start,
+)
+from gangrun.record.rundir import RunDir
+from gangrun.record.state import History, RunState, State, fold_history, history
+from gangrun.scheduler.model import Scheduler, Status
+
+SENDER_QUIET = 30.0
+"""Seconds after which a dead sender's job, if the scheduler has none, counts as never sent."""
+FAR_SENDER_QUIET = 120.0
+"""The same for a sender on another machine, whose processes cannot be seen from here."""
+MAY_STILL_COME = 600.0
+"""Seconds for which a job that counts as never sent is looked for: sbatch itself may outlive the one who called it,
+and at MaxJobCount it sleeps for 120 s before its last try."""
+UNREACHED_MAY_EXIST = 86_400.0
+"""Seconds for which a job is looked for that the scheduler did not confirm."""
+MAY_COME_BACK = 600.0
+"""Seconds for which a job that ended in a way after which Slurm queues jobs again is still asked about."""
+RECORD_DECIDES = 3600.0
+"""Seconds without any sign of a job that the scheduler does not know, after which its end is recorded although the
+job's own files do not prove it: accounting may be down for a while."""
+FILES_ARRIVE = 120.0
+"""Seconds after its end by which a job's last files are seen on every host; NFS clients keep what they know of a
+directory for 60 s."""
+
+_QUEUED_AGAIN = frozenset({"PREEMPTED", State.NODE_FAIL, "BOOT_FAIL", "REVOKED"})
+_PROOF = frozenset({"main", "service", "unready", "lost", "setup", "ports"})
+"""Causes after which the script has ended the job itself, so that the scheduler could not tell more."""
+
+
+@dataclass(slots=True)
+class _Run:
+    """A run on which the record does not have the last word."""
+
+    run: RunDir
+    told: History
+    status: Status | None = None
+    answered: bool = True
+    note: str = ""
+    recorded: Event | None = None
+
+    def record(self, event: Event) -> None:
+        """Appends the event where that is allowed: a colleague's run can be looked at as well."""
+        self.told.add(event)
+        self.recorded = event
+        try:
+            self.run.append(event)
+        except RecordError as error:
+            self.note = self.note or f"not recorded: {error.why or error.what}"
+
+    def unheard(self, why: str) -> None:
+        self.answered = False
+        self.note = why
+
+
+def reconcile(runs: Sequence[RunDir], scheduler: Scheduler, now: float | None = None) -> Mapping[RunDir, Event]:
+    """Settles submissions without an outcome, by one question for all `runs` of a cluster.
+
+    Returns the events that it recorded. Raises what `scheduler.find` raises; RecordError where events cannot be read.
+    """
+    now = time.time() if now is None else now
+    doubtful = [one for run in runs if _in_doubt((one := _Run(run, history(run.read_events()))).told, now)]
+    waiting = [one for one in doubtful if not _started_anyway(one)]
+    if waiting:
+        _settle(waiting, scheduler.find(_job_names(waiting)), now)
+    return {one.run: one.recorded for one in doubtful if one.recorded}
+
+
+def refresh(
+    runs: Iterable[RunDir], scheduler_of: Callable[[str], Scheduler], now: float | None = None
+) -> list[RunState]:
+    """The states of `runs`, in their order.
+
+    `scheduler_of` gives the scheduler of a cluster by name. Each is asked once for all of its jobs that have not ended,
+    and once more only for submissions in doubt. One that cannot be asked does no harm: states are then the last ones
+    known, with `stale` set and the reason in `note`. Runs that ended are read from the record alone.
+    """
+    now = time.time() if now is None else now
+    states: list[RunState | _Run] = []
+    for run in runs:
+        try:
+            data = run.read_events_bytes()
+        except RecordError as error:
+            note = f"{error.what}: {error.why}"
+            states.append(RunState(run.run_id, run.dir, State.UNREADABLE, note=note))
+            continue
+        states.append(_ended_state(run, data, now) or _Run(run, history(decode_all(data))))
+    alive = [one for one in states if isinstance(one, _Run)]
+    if alive:
+        _ask(alive, scheduler_of, now)
+    return [_fold(one, now) if isinstance(one, _Run) else one for one in states]
+
+
+def _ended_state(run: RunDir, data: bytes, now: float) -> RunState | None:
+    """The state of a run whose end is recorded beyond doubt; reads two lines, however many there are."""
+    if not data.endswith(b"\n") or b'"CancelRequested"' in data:
+        return None
+    last = decode(data[data.rfind(b"\n", 0, -1) + 1 :])
+    if not isinstance(last, Observed) or not _settled(last, now) or not _whole(last):
+        return None
+    created = decode(data[: data.find(b"\n")])
+    told = History(
+        created=created if isinstance(created, Created) else None,
+        job=last.job,
+        submitted=last.submitted,
+        cluster=last.cluster,
+        observed=last,
+    )
+    return fold_history(run, told, None, None, now)
+
+
+def _settled(observed: Observed, now: float) -> bool:
+    """Whether the job cannot come back by itself."""
+    return observed.state not in _QUEUED_AGAIN or now - observed.t > MAY_COME_BACK
+
+
+def _whole(observed: Observed) -> bool:
+    """Whether the job's own files can add nothing to what was recorded."""
+    if observed.state in {State.COMPLETED, State.LOST} or (observed.exit_code is not None and observed.cause):
+        return True
+    return observed.ended is not None and observed.t - observed.ended > FILES_ARRIVE
+
+
+def _in_doubt(told: History, now: float) -> bool:
+    """Whether a job may exist that the record does not know."""
+    if told.job or told.submitting is None or isinstance(told.refused, Rejected):
+        return False
+    age = now - told.submitting.t
+    if isinstance(told.refused, NeverSent):
+        return age < MAY_STILL_COME
+    return not isinstance(told.refused, GaveUp) or age < UNREACHED_MAY_EXIST
+
+
+def _started_anyway(one: _Run) -> bool:
+    """Whether the job itself proves that it exists, by the file it writes first."""
+    assert one.told.submitting is not None  # noqa: S101 - for the type checker; `_in_doubt` has seen it
+    facts = one.run.facts(one.told.submitting.attempt, replicas=False)
+    if facts is None or not facts.job or facts.job in one.told.jobs:
+        return False
+    one.record(Found(facts.job, one.told.cluster))
+    return True
+
+
+def _job_names(runs: Sequence[_Run]) -> list[str]:
+    return [one.told.submitting.name for one in runs if one.told.submitting]
+
+
+def _settle(waiting: Sequence[_Run], found: Mapping[str, Status], now: float) -> None:
+    for one in waiting:
+        sent = one.told.submitting
+        assert sent is not None  # noqa: S101 - as above
+        status = found.get(sent.name)
+        # A resumed run has its first job under the same name.
+        if status is not None and status.job not in one.told.jobs:
+            one.status = status
+            one.record(Found(status.job, one.told.cluster))
+        elif not isinstance(one.told.refused, NeverSent) and _sender_gone(
+            sent.host, sent.pid, sent.pid_started, now - sent.t
+        ):
+            one.record(NeverSent(one.told.reason))
+
+
+def _sender_gone(host: str, pid: int, started: int | None, age: float) -> bool:
+    if age <= SENDER_QUIET:
+        return False
+    if host != os.uname().nodename:
+        return age > FAR_SENDER_QUIET
+    if started is not None:
+        return process_start(pid) != started
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def _ask(alive: Sequence[_Run], scheduler_of: Callable[[str], Scheduler], now: float) -> None:
+    here = os.uname().nodename
+    clusters: dict[str, list[_Run]] = {}
+    for one in alive:
+        told = one.told
+        if _in_doubt(told, now):
+            _started_anyway(one)
+            clusters.setdefault(told.cluster, []).append(one)
+        elif told.job and (told.observed is None or not _settled(told.observed, now)):
+            clusters.setdefault(told.cluster, []).append(one)
+    for cluster, members in clusters.items():
+        near = []
+        for one in members:
+            # A shared file system shows runs of other machines' processes too.
+            if one.told.local and one.told.host and one.told.host != here:
+                one.unheard(f"it runs on {one.told.host}: look there")
+            else:
+                near.append(one)
+        try:
+            scheduler = scheduler_of(cluster)
+            unsent = [one for one in near if not one.told.job]
+            if unsent:
+                _settle(unsent, scheduler.find(_job_names(unsent)), now)
+            jobs = [one for one in near if one.told.job and one.status is None]
+            if jobs:
+                known = scheduler.status([one.told.job for one in jobs])
+                for one in jobs:
+                    one.status = known.get(one.told.job)
+        except GangrunError as error:
+            for one in near:
+                one.unheard(f"{cluster or 'the scheduler'}: {error.what}")
+
+
+def _fold(one: _Run, now: float) -> RunState:
+    told, status = one.told, one.status
+    proven = told.observed is not None and _settled(told.observed, now) and _whole(told.observed)
+    begun = told.submitting is not None or told.job
+    facts = one.run.facts(replicas=False) if begun and (status is not None or not proven) else None
+    state = fold_history(one.run, told, facts, status, now, answered=one.answered)
+    if told.job and one.answered and state.final and (facts is not None or not proven):
+        if facts is not None and state.exit_code != 0:
+            state = fold_history(one.run, told, one.run.facts(facts.number), status, now)
+        _keep(one, state, now)
+    return replace(state, note=one.note) if one.note else state
+
+
+def _keep(one: _Run, state: RunState, now: float) -> None:
+    """Records how the job ended, unless that is recorded or not yet certain."""
+    told, old = one.told, one.told.observed
+    if one.status is not None:
+        word = one.status.state
+    elif old is not None and old.state != State.LOST:
+        word = old.state
+    else:
+        word = _word(state)
+        signs = [told.submitted, state.started, state.ended]
+        quiet = now - max((sign for sign in signs if sign is not None), default=0.0)
+        if not (told.local or state.exit_code == 0 or state.cause in _PROOF or quiet > RECORD_DECIDES):
+            return
+    new = Observed(
+        told.job,
+        word,
+        exit_code=state.exit_code,
+        reason=state.reason,
+        nodes=state.nodes,
+        started=state.started,
+        ended=state.ended,
+        attempt=state.attempt,
+        cause=state.cause,
+        failed=state.failed,
+        submitted=state.submitted,
+        cluster=state.cluster,
+        t=now,
+    )
+    if old is None or replace(old, t=now) != new or (_whole(new) and not _whole(old)):
+        one.record(new)
+
+
+def _word(state: RunState) -> str:
+    """The end as the job's own exit code tells it; `CANCELLED` is a reading of it, not a fact."""
+    if state.exit_code is None:
+        return State.LOST
+    return State.COMPLETED if state.exit_code == 0 else State.FAILED

@@ -1,0 +1,331 @@
+"""The run directory: every path in it, and what the job left there.
+
+::
+
+    <outputs>/<experiment>/<step>/latest -> 260131_154500
+    <outputs>/<experiment>/<step>/260131_154500/
+        spec.toml  script.sh  commit.txt  diff.patch  events.jsonl  job.log
+        attempts/latest -> 001
+        attempts/001/logs/trainer.0.log  trainer.0.step.log
+        attempts/001/status/trainer.0.exit  .lives  .first  .step  .0.beat     run.start  run.exit  run.cause
+
+Every file has one writer: the client writes `events.jsonl` and what lies beside it, the job writes `job.log` and all
+below `attempts`. Nobody else joins strings into these paths.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Sequence
+from pathlib import Path
+
+from gangrun.record import events as _events
+from gangrun.record.facts import (
+    AttemptFacts,
+    Beat,
+    ReplicaFacts,
+    parse_beat,
+    parse_cause,
+    parse_code,
+    parse_first,
+    parse_lives,
+    parse_start,
+)
+from gangrun.record.words import refusal
+
+EVENTS = "events.jsonl"
+LATEST = "latest"
+
+_LARGEST = 1 << 20
+"""Bytes read of one small file of the job. None of them is near it unless something wrote garbage."""
+_PER_REPLICA = re.compile(r"(.+\.[0-9]{1,6})\.(exit|lives|first|step)\Z")
+_PER_NODE = re.compile(r"(.+\.[0-9]{1,6})\.([0-9]{1,6})\.beat\Z")
+
+
+class AttemptDir:
+    """The paths of one attempt. The job makes them; any may be missing."""
+
+    __slots__ = ("number", "path")
+
+    def __init__(self, path: Path, number: int) -> None:
+        self.path = path
+        self.number = number
+
+    @property
+    def logs(self) -> Path:
+        """Directory of the replicas' output."""
+        return self.path / "logs"
+
+    @property
+    def status(self) -> Path:
+        """Directory of the job's status files."""
+        return self.path / "status"
+
+    def log(self, replica: str) -> Path:
+        """What the replica `ROLE.INDEX` printed, appended over its restarts."""
+        return self.logs / f"{replica}.log"
+
+    def step_log(self, replica: str) -> Path:
+        """What srun itself said about the replica's step."""
+        return self.logs / f"{replica}.step.log"
+
+    def replica_logs(self) -> list[str]:
+        """Names of the replicas that have a log, sorted by role, then index."""
+        names = [name[:-4] for name in _names(str(self.logs)) if name.endswith(".log")]
+        return sorted((name for name in names if not name.endswith(".step")), key=_replica_key)
+
+    def exit(self, replica: str) -> Path:
+        """Final exit code of the replica."""
+        return self.status / f"{replica}.exit"
+
+    def lives(self, replica: str) -> Path:
+        """Starts, readiness and ends of the replica."""
+        return self.status / f"{replica}.lives"
+
+    def first(self, replica: str) -> Path:
+        """The first task of the replica that failed."""
+        return self.status / f"{replica}.first"
+
+    def step(self, replica: str) -> Path:
+        """Slurm's id of the replica's current step."""
+        return self.status / f"{replica}.step"
+
+    def beat(self, replica: str, node: int) -> Path:
+        """Heartbeat of the replica's `node`-th node."""
+        return self.status / f"{replica}.{node}.beat"
+
+    @property
+    def run_start(self) -> Path:
+        """When the attempt began, as which job, where, with which ports."""
+        return self.status / "run.start"
+
+    @property
+    def run_exit(self) -> Path:
+        """The attempt's exit code."""
+        return self.status / "run.exit"
+
+    @property
+    def run_cause(self) -> Path:
+        """Why the attempt ended so."""
+        return self.status / "run.cause"
+
+
+class RunDir:
+    """One run: its identity and its paths. Two are equal where their paths are."""
+
+    __slots__ = ("dir",)
+
+    dir: str
+    """The absolute path as text; listing thousands of runs goes without `Path`."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        text = os.fspath(path)
+        if not text.startswith("/") or text.endswith("/"):
+            text = str(Path(text).absolute())
+        object.__setattr__(self, "dir", text)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"a RunDir does not change: {name}")
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, RunDir) and other.dir == self.dir
+
+    def __hash__(self) -> int:
+        return hash(self.dir)
+
+    def __repr__(self) -> str:
+        return f"RunDir({self.dir!r})"
+
+    @property
+    def path(self) -> Path:
+        """The run directory."""
+        return Path(self.dir)
+
+    @property
+    def run_id(self) -> str:
+        """`<experiment>_<step>_<stamp>`, the run's one name everywhere."""
+        return "_".join(self.dir.rsplit("/", 3)[-3:])
+
+    @property
+    def experiment(self) -> str:
+        """The experiment's name as it stands in paths."""
+        return self.dir.rsplit("/", 3)[-3]
+
+    @property
+    def step(self) -> str:
+        """The step's name as it stands in paths."""
+        return self.dir.rsplit("/", 2)[-2]
+
+    @property
+    def stamp(self) -> str:
+        """When it was made, local time, with `-2` and so on where several were made in that second."""
+        return self.dir.rsplit("/", 1)[-1]
+
+    @property
+    def spec(self) -> Path:
+        """The resolved experiment, valid input again."""
+        return self.path / "spec.toml"
+
+    @property
+    def script(self) -> Path:
+        """The batch script."""
+        return self.path / "script.sh"
+
+    @property
+    def commit(self) -> Path:
+        """The project's git commit and what differed from it, for a person to read."""
+        return self.path / "commit.txt"
+
+    @property
+    def diff(self) -> Path:
+        """What differed from that commit; absent where nothing did."""
+        return self.path / "diff.patch"
+
+    @property
+    def events(self) -> Path:
+        """The client's events."""
+        return self.path / EVENTS
+
+    @property
+    def job_log(self) -> Path:
+        """What the batch script itself printed."""
+        return self.path / "job.log"
+
+    @property
+    def latest(self) -> Path:
+        """The link beside the run that names the newest run of its step."""
+        return self.path.parent / LATEST
+
+    @property
+    def latest_attempt(self) -> Path:
+        """The link that names the newest attempt."""
+        return self.path / "attempts" / LATEST
+
+    def attempts(self) -> list[int]:
+        """Numbers of the attempts that began, ascending."""
+        return sorted(int(name) for name in _names(self.dir + "/attempts") if name.isascii() and name.isdigit())
+
+    def attempt(self, number: int) -> AttemptDir:
+        """The paths of attempt `number`, from 1."""
+        return AttemptDir(Path(f"{self.dir}/attempts/{number:03d}"), number)
+
+    def append(self, event: _events.Event) -> None:
+        """Records `event`. Raises RecordError."""
+        _events.append(f"{self.dir}/{EVENTS}", event)
+
+    def read_events(self) -> list[_events.Event]:
+        """All events in order; what is torn is left out. Raises RecordError where the file cannot be read."""
+        return _events.decode_all(self.read_events_bytes())
+
+    def read_events_bytes(self) -> bytes:
+        """The event file as it is. Raises RecordError."""
+        path = f"{self.dir}/{EVENTS}"
+        try:
+            handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                data = os.read(handle, 65536)
+                if len(data) == 65536:
+                    while more := os.read(handle, 1 << 20):
+                        data += more
+                return data
+            finally:
+                os.close(handle)
+        except OSError as error:
+            raise refusal("cannot read the events of the run", path, error) from error
+
+    def facts(self, number: int | None = None, *, replicas: bool = True) -> AttemptFacts | None:
+        """What attempt `number` (the last by default) left behind; None if it has not begun.
+
+        `replicas=False` reads three files whatever the size of the job. Never raises for what the job wrote.
+        """
+        if number is None:
+            numbers = self.attempts()
+            if not numbers:
+                return None
+            number = numbers[-1]
+        folder = f"{self.dir}/attempts/{number:03d}"
+        status = folder + "/status"
+        begin, _ = _read(status + "/run.start")
+        code, ended = _read(status + "/run.exit")
+        cause, _ = _read(status + "/run.cause")
+        started, job, hosts, port_base = parse_start(begin)
+        known = _replicas(status) if replicas else None
+        if not begin and not code and not known and not Path(folder).is_dir():
+            return None
+        code_value = parse_code(code)
+        return AttemptFacts(
+            number,
+            started=started,
+            job=job,
+            hosts=hosts,
+            port_base=port_base,
+            exit=code_value,
+            ended=ended if code_value is not None else None,
+            cause=parse_cause(cause),
+            replicas=known,
+        )
+
+
+def _replica_key(name: str) -> tuple[str, int, str]:
+    role, _, index = name.rpartition(".")
+    return (role, int(index), "") if index.isascii() and index.isdigit() else (name, 0, "")
+
+
+def _names(folder: str) -> Sequence[str]:
+    try:
+        with os.scandir(folder) as entries:
+            return [entry.name for entry in entries]
+    except OSError:
+        return ()
+
+
+def _read(path: str) -> tuple[str, float | None]:
+    """The text of a small file of the job and when it last changed; empty where it is absent or no plain file."""
+    try:
+        # Without O_NONBLOCK a named pipe of this name would hang every `ls`.
+        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError:
+        return "", None
+    try:
+        facts = os.fstat(handle)
+        if not stat.S_ISREG(facts.st_mode):
+            return "", None
+        data = os.read(handle, _LARGEST)
+    except OSError:
+        return "", None
+    finally:
+        os.close(handle)
+    # What the job wrote ends up on a terminal: no control characters but the line's end.
+    text = data.decode("utf-8", "replace")
+    if not text.isprintable():
+        text = "".join(letter if letter.isprintable() or letter == "\n" else " " for letter in text)
+    return text, facts.st_mtime
+
+
+def _replicas(status: str) -> dict[str, ReplicaFacts]:
+    files: dict[str, set[str]] = {}
+    beats: dict[str, dict[int, Beat]] = {}
+    for file in _names(status):
+        if found := _PER_NODE.match(file):
+            text, changed = _read(f"{status}/{file}")
+            if changed is not None:
+                beats.setdefault(found[1], {})[int(found[2])] = Beat(changed, parse_beat(text))
+        elif found := _PER_REPLICA.match(file):
+            files.setdefault(found[1], set()).add(found[2])
+    known = {}
+    for name in sorted(files.keys() | beats.keys(), key=_replica_key):
+        has = files.get(name, set())
+
+        def text_of(kind: str, name: str = name, has: set[str] = has) -> str:
+            return _read(f"{status}/{name}.{kind}")[0] if kind in has else ""
+
+        known[name] = ReplicaFacts(
+            exit=parse_code(text_of("exit")),
+            lives=parse_lives(text_of("lives")),
+            first=parse_first(name, text_of("first")),
+            step=text_of("step").strip(),
+            beats=beats.get(name),
+        )
+    return known

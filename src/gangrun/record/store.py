@@ -1,0 +1,270 @@
+"""All runs of a project: makes their directories and finds them again."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gangrun.errors import RecordError, RunNotFound
+from gangrun.record.events import Created, Found, Note, Submitted, decode_all, encode
+from gangrun.record.naming import readings, run_id, sanitise, stamp_key, stamps
+from gangrun.record.rundir import EVENTS, LATEST, RunDir
+from gangrun.record.words import refusal
+
+if TYPE_CHECKING:
+    from gangrun.record.source import Source
+
+_JOB = re.compile(r"(?:[1-9][0-9]*(?:[_+.][0-9]+)?|local-[0-9]+-[0-9]+)\Z")
+_NEAR = 5
+"""Names shown where a name is ambiguous or unknown."""
+
+
+class Store:
+    """The runs below one `outputs` directory."""
+
+    def __init__(self, root: str | os.PathLike[str]) -> None:
+        self.root = Path(root).absolute()
+        self._sources: dict[str, Source] = {}
+
+    def create(
+        self,
+        experiment: str,
+        step: str,
+        *,
+        spec: str,
+        script: Callable[[RunDir], str],
+        project: str | os.PathLike[str],
+        created: Created,
+    ) -> RunDir:
+        """Makes a run directory with all that is known before anything is sent.
+
+        `script` gives the batch script's text once the run's id and paths are known; `project` is the directory whose
+        git state is kept, asked once per Store; `created` becomes the first event, with commit and time added here.
+        The directory shows under its name when it is complete and not before. Raises InputError where the names make
+        no run id, RecordError where the directory cannot be written; then nothing of it is left.
+        """
+        now = time.time()
+        experiment, step = sanitise(experiment, "experiment"), sanitise(step, "step")
+        run_id(experiment, step, now)  # a name that is too long is refused before anything is made
+        source = self._source(project)
+        event = replace(created, commit=source.commit, dirty=source.dirty, t=now)
+        folder = self.root / experiment / step
+        made: list[Path] = []
+        draft: Path | None = None
+        try:
+            _make(folder, made)
+            stamp, draft = self._reserve(folder, now, made)
+            run = RunDir(folder / stamp)
+            _write(draft / "spec.toml", _bytes(spec), 0o600)
+            _write(draft / "script.sh", _bytes(script(run)), 0o700)
+            _write(draft / "commit.txt", _bytes(source.describe()), 0o600)
+            if source.diff:
+                _write(draft / "diff.patch", source.diff, 0o600)
+            _write(draft / EVENTS, encode(event), 0o600)
+            draft.rename(run.path)
+        except BaseException as error:
+            _remove(draft, made)
+            if isinstance(error, OSError):
+                raise refusal("cannot make the run directory", error.filename or str(folder), error) from error
+            raise
+        try:
+            _link(run.latest, run.stamp)
+        except OSError as error:
+            # The run is complete without it, and whoever looks for the newest run reads the names instead.
+            run.append(Note(f"no link `latest`: {error.strerror}"))
+        return run
+
+    def runs(self) -> Iterator[RunDir]:
+        """All runs, newest first. Reads directories only, whatever the runs hold. Raises RecordError."""
+        root = str(self.root)
+        found: list[tuple[tuple[str, int], str]] = []
+        for experiment in _folders(root, needed=True):
+            for step in _folders(f"{root}/{experiment}"):
+                found += _runs_in(f"{root}/{experiment}/{step}")
+        found.sort(reverse=True)
+        return (RunDir(path) for _, path in found)
+
+    def find(self, text: str) -> RunDir:
+        """The run that `text` names.
+
+        That is a run id, the beginning of one if no other begins so, the path of a run or of something in it,
+        `experiment/step` for its newest run, a job id, or `latest`. Raises RunNotFound, RecordError.
+        """
+        if "/" in text or text in {".", ".."} or (stamp_key(text) and Path(text).is_dir()):
+            return self._by_path(text)
+        runs = list(self.runs())
+        if text == LATEST and runs:
+            return runs[0]
+        same = [run for run in runs if run.run_id == text]
+        if not same and _JOB.match(text):
+            # The newest: Slurm counts anew when its state is lost, and every cluster counts for itself.
+            same = next(([run] for run in runs if text in _jobs(run)), [])
+        if not same and text:
+            same = [run for run in runs if run.run_id.startswith(text)]
+        if len(same) == 1:
+            return same[0]
+        if not same:
+            raise self._unknown(text, runs)
+        names = [run.run_id for run in same]
+        if len(set(names)) < len(names):
+            names = [run.dir for run in same]
+        more = f" and {len(names) - _NEAR} more" if len(names) > _NEAR else ""
+        raise RunNotFound(
+            f"{text!r} could be any of {len(names)} runs",
+            why=", ".join(names[:_NEAR]) + more,
+            way_out=f"write more of the name, or {same[0].experiment}/{same[0].step} for its newest run",
+        )
+
+    def _by_path(self, text: str) -> RunDir:
+        for base in (Path.cwd(), self.root):
+            # Not Path.resolve(): it would turn the links that lead to the project into other names for it.
+            path = Path(os.path.normpath(base / text))
+            try:
+                if path.name == LATEST and path.is_symlink():
+                    path = path.parent / path.readlink()
+                for place in (path, *path.parents) if path.exists() else ():
+                    if stamp_key(place.name) and (place / EVENTS).exists():
+                        return RunDir(place)
+            except OSError:  # too long for a path, or a directory closed to us
+                continue
+            if found := _runs_in(str(path)):
+                return RunDir(max(found)[1])
+        raise self._unknown(text, list(self.runs()))
+
+    def _unknown(self, text: str, runs: list[RunDir]) -> RunNotFound:
+        if not runs:
+            return RunNotFound(f"no run {text!r}: there is no run yet", where=str(self.root))
+        import difflib
+
+        # Runs of one step differ in their stamps only, and comparing 10,000 names takes seconds.
+        names = [*dict.fromkeys(f"{run.experiment}/{run.step}" for run in runs), *(run.run_id for run in runs[:200])]
+        near = [name for name in names if text and text.lower() in name.lower()][:_NEAR]
+        near = near or difflib.get_close_matches(text, names, _NEAR, cutoff=0.5)
+        return RunNotFound(
+            f"no run {text!r}",
+            where=str(self.root),
+            why=f"near it: {', '.join(near)}" if near else "",
+            way_out="give a run id or its beginning, experiment/step, a path, a job id or latest; `gangrun ls` has them",
+        )
+
+    def _source(self, project: str | os.PathLike[str]) -> Source:
+        key = str(Path(project).absolute())
+        if key not in self._sources:
+            from gangrun.record.source import read_source
+
+            self._sources[key] = read_source(key, str(self.root))
+        return self._sources[key]
+
+    def _reserve(self, folder: Path, when: float, made: list[Path]) -> tuple[str, Path]:
+        """The first free stamp in `folder`, and the hidden directory to fill for it.
+
+        Making that directory is the lock: who has made it, and then finds no run of the stamp, owns the stamp.
+        """
+        experiment, step = folder.parent.name, folder.name
+        # `a_b` + `c` and `a` + `b_c` are different directories with the same run ids.
+        others = [self.root / one / other for one, other in readings(experiment, step)]
+        for stamp in stamps(experiment, step, when):
+            draft = _draft(folder, stamp)
+            try:
+                try:
+                    draft.mkdir(0o700)
+                except FileNotFoundError:  # a process that failed has taken the empty folder away with it
+                    _make(folder, made)
+                    draft.mkdir(0o700)
+            except FileExistsError:
+                continue
+            taken = (folder / stamp, *(each for place in others for each in (place / stamp, _draft(place, stamp))))
+            if not any(each.exists() for each in taken):
+                return stamp, draft
+            draft.rmdir()
+        raise RecordError("cannot make the run directory: every name for this second is taken", where=str(folder))
+
+
+def _draft(folder: Path, stamp: str) -> Path:
+    return folder / f".{stamp}.new"
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")
+
+
+def _make(folder: Path, made: list[Path]) -> None:
+    """Makes `folder` and what is missing above it, and adds what it made to `made`, outermost first."""
+    for place in reversed((folder, *folder.parents)):
+        if not place.is_dir():
+            try:
+                place.mkdir()
+            except FileExistsError:
+                if not place.is_dir():  # otherwise another process was quicker
+                    raise
+            else:
+                made.append(place)
+
+
+def _write(path: Path, data: bytes, mode: int) -> None:
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+    try:
+        rest = memoryview(data)
+        while rest:
+            rest = rest[os.write(handle, rest) :]
+    except OSError as error:
+        error.filename = str(path)
+        raise
+    finally:
+        os.close(handle)  # a quota on a network file system speaks up only here
+
+
+def _link(link: Path, target: str) -> None:
+    """Points `link` at `target` in one step, so that it always points somewhere."""
+    fresh = link.parent / f".{link.name}.{target}"
+    fresh.symlink_to(target)
+    try:
+        fresh.replace(link)
+    except OSError:
+        fresh.unlink()
+        raise
+
+
+def _remove(draft: Path | None, made: list[Path]) -> None:
+    """Takes back what was begun; what cannot be removed stays hidden."""
+    import shutil
+
+    if draft is not None:
+        shutil.rmtree(draft, ignore_errors=True)
+    for place in reversed(made):
+        try:
+            place.rmdir()
+        except OSError:
+            return  # another process has put something into it
+
+
+def _folders(path: str, *, needed: bool = False) -> list[str]:
+    """Names of the directories in `path` that are not hidden."""
+    try:
+        with os.scandir(path) as entries:
+            # The kind of an entry comes with the listing, so this asks nothing more of a file server but for links.
+            return [entry.name for entry in entries if entry.name[0] != "." and entry.is_dir()]
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        # A colleague's directory among ours may be closed to us; without the topmost there is nothing to show at all.
+        if needed:
+            raise refusal("cannot list the runs", path, error) from error
+        return []
+
+
+def _runs_in(folder: str) -> list[tuple[tuple[str, int], str]]:
+    return [(key, f"{folder}/{name}") for name in _folders(folder) if (key := stamp_key(name))]
+
+
+def _jobs(run: RunDir) -> set[str]:
+    try:
+        data = run.read_events_bytes()
+    except RecordError:
+        return set()
+    return {event.job for event in decode_all(data) if isinstance(event, (Submitted, Found))}
