@@ -67,8 +67,12 @@ def _run(name: str, words: list[str]) -> int:
         allow_abbrev=False,
     )
     module.add_arguments(parser)
+    flags: list[str] = []
+    if getattr(module, "PASSES_ON", False) and "--" in words:
+        at = words.index("--")
+        words, flags = words[:at], words[at + 1 :]
     try:
-        args = parser.parse_args(words)
+        args = parser.parse_args(words, argparse.Namespace(flags=flags))
         code: int = module.run(args)
         sys.stdout.flush()
     except GangrunError as error:

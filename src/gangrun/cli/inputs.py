@@ -1,16 +1,27 @@
-"""Arguments that several commands take, and how they become an experiment, a cluster and a plan."""
+"""Arguments that several commands take, and how they become experiments, plans and runs."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
 
-from gangrun import clusters
 from gangrun.errors import UsageError
-from gangrun.plan.model import Plan
-from gangrun.resolve import resolve
-from gangrun.spec.load import Experiment, load
-from gangrun.spec.profile import Cluster
+from gangrun.project import OUTPUTS, project_root
+
+if TYPE_CHECKING:
+    from gangrun.plan.model import Plan
+    from gangrun.record.rundir import RunDir
+    from gangrun.record.state import RunState
+    from gangrun.record.store import Store
+    from gangrun.scheduler.model import Scheduler
+    from gangrun.spec.load import Experiment
+    from gangrun.spec.profile import Cluster
+
+Planned: TypeAlias = "tuple[Experiment, Cluster, Plan]"
 
 
 def add_file(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
@@ -30,13 +41,23 @@ def add_cluster(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cluster", metavar="NAME", help="profile to use (default: GANGRUN_CLUSTER, the file, found)")
 
 
+def add_run(parser: argparse.ArgumentParser) -> None:
+    """Which run."""
+    help_ = "run id or its beginning, experiment/step for its newest, path, job id, or latest (default)"
+    parser.add_argument("run", metavar="RUN", nargs="?", default="latest", help=help_)
+
+
 def add_json(parser: argparse.ArgumentParser) -> None:
     """Data for programs."""
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
-def planned(file: str, overrides: list[str], cluster: str | None) -> tuple[Experiment, Cluster, Plan]:
+def planned(file: str, overrides: list[str], cluster: str | None) -> Planned:
     """One file as a plan."""
+    from gangrun import clusters
+    from gangrun.resolve import resolve
+    from gangrun.spec.load import load
+
     experiment = load(file, overrides)
     chosen = clusters.choose(cluster, experiment.spec.cluster, experiment.project)
     return experiment, chosen, resolve(experiment, chosen)
@@ -49,3 +70,40 @@ def seeds(text: str) -> Iterator[int]:
         if not first.isdecimal() or (dash and not last.isdecimal()) or (dash and int(last) < int(first)):
             raise UsageError(f"--seeds {text!r} is no list of seeds", way_out="write 0-4 or 0,2,5")
         yield from range(int(first), int(last if dash else first) + 1)
+
+
+def project_here() -> Path:
+    """The project around the current directory."""
+    return project_root(Path.cwd())
+
+
+def store_here() -> Store:
+    """The runs of the project around the current directory."""
+    from gangrun.record.store import Store
+
+    return Store(project_here() / OUTPUTS)
+
+
+def states(runs: Sequence[RunDir], project: Path) -> list[RunState]:
+    """The states of these runs now; ends that are new are put on record."""
+    from gangrun.record.ledger import refresh
+
+    return refresh(runs, schedulers(project))
+
+
+@cache
+def schedulers(project: Path) -> Callable[[str], Scheduler]:
+    """Schedulers by cluster name, each made once, and no profile read before one is needed."""
+
+    @cache
+    def by_name(name: str) -> Scheduler:
+        from gangrun import clusters
+
+        return clusters.scheduler_of(clusters.named(name or "local", project))
+
+    return by_name
+
+
+def width() -> int:
+    """Columns of the terminal."""
+    return shutil.get_terminal_size((120, 40)).columns

@@ -133,9 +133,9 @@ def split_words(words: list[str], nodes: tuple[str, ...]) -> tuple[str, list[str
 
 
 def _table(status: Status) -> str:
+    slurmctld, accounting = "runs" if status.slurmctld else "is stopped", "  accounting" if status.accounting else ""
     lines = [
-        f"lab {status.name}  {status.network}  slurmctld {'runs' if status.slurmctld else 'is stopped'}"
-        f"{'  accounting' if status.accounting else ''}",
+        f"lab {status.name}  {status.network}  slurmctld {slurmctld}{accounting}",
         f"SLURM_CONF={status.slurm_conf}",
         f"profile    {status.profile}",
         f"{'NODE':<8} {'ADDRESS':<13} {'POWER':<6} {'CABLE':<6} {'SLURMD':<7} SLURM SAYS",

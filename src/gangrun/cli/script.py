@@ -6,6 +6,7 @@ import argparse
 
 from gangrun.cli import inputs
 from gangrun.errors import UsageError
+from gangrun.project import OUTPUTS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,6 +29,6 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError("which file?", way_out="gangrun script FILE, or gangrun script --template")
     experiment, _, plan = inputs.planned(args.file, args.overrides, args.cluster)
     folders = sanitise(plan.experiment), sanitise(plan.step)
-    directory = experiment.project.joinpath("outputs", *folders, "YYMMDD_HHMMSS")
+    directory = experiment.project.joinpath(OUTPUTS, *folders, "YYMMDD_HHMMSS")
     print(render.render(plan, "_".join((*folders, "YYMMDD_HHMMSS")), str(directory)), end="")
     return 0

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from gangrun.errors import ProgramMissing
 from gangrun.scheduler import scontrol, sinfo
+from gangrun.scheduler.commands import reading_environment, run
 from gangrun.scheduler.sinfo import Nodes
 from gangrun.scheduler.slurm import Slurm
 from gangrun.scheduler.text import seconds
@@ -118,3 +121,17 @@ def _number(text: str | None) -> int | None:
     """The number that `300 sec` or `1001` begins with; None for `UNLIMITED`."""
     match = re.match(r"\d+", text or "")
     return int(match.group()) if match else None
+
+
+def configured() -> bool:
+    """Whether this machine belongs to a Slurm cluster, up or down. Asked by ping, which waits for nobody."""
+    try:
+        answer = run(scontrol.PING, env=reading_environment(os.environ), timeout=10.0)
+    except ProgramMissing:
+        return False
+    return scontrol.up(answer.out) is not None
+
+
+def cluster_name(slurm: Slurm) -> str:
+    """The name that the cluster gives itself. Raises Unreachable, ProgramMissing or SchedulerError."""
+    return scontrol.config(slurm.read(scontrol.CONFIG)).get("ClusterName", "")

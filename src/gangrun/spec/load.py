@@ -13,12 +13,12 @@ from typing import Any, TypeVar, get_args
 from pydantic import BaseModel, ValidationError
 
 from gangrun.errors import Problem, SpecError, UsageError
+from gangrun.project import project_root
 from gangrun.spec import toml
 from gangrun.spec.model import RoleKeys, Spec
 from gangrun.spec.toml import Key, Table
 
 _SEEDED = re.compile(r"(?P<name>.+)_(?P<seed>\d+)")
-_ROOT_MARKS = (".git", "clusters", "pyproject.toml")
 _PATHS = ("workdir", "template")
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -56,6 +56,10 @@ class Experiment:
     def problem(self, key: Key, what: str, way_out: str = "") -> Problem:
         """A problem at a key, with the file and line of the nearest enclosing key that was written somewhere."""
         return locate(self.sources, str(self.file), key, what, way_out)
+
+    def origin(self, *key: str | int) -> Source:
+        """Where the value at this key was written: there, or in the nearest enclosing table that was given as one."""
+        return nearest_source(self.sources, key) or Source(str(self.file))
 
     def with_seed(self, seed: int) -> Experiment:
         """The same experiment under another seed, which its step's name then ends with."""
@@ -96,14 +100,6 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
     )
 
 
-def project_root(start: Path) -> Path:
-    """The nearest folder from `start` upwards with a `.git`, `clusters/` or pyproject.toml, else the current one."""
-    for folder in (start, *start.parents):
-        if any((folder / mark).exists() for mark in _ROOT_MARKS):
-            return folder
-    return Path.cwd()
-
-
 def _idle_venv(project: Path) -> Path | None:
     folder = project / ".venv"
     active = os.environ.get("VIRTUAL_ENV") or os.environ.get("CONDA_PREFIX")
@@ -127,6 +123,11 @@ def locate(sources: Mapping[Key, Source], file: str, key: Key, what: str, way_ou
             shown = source.written + dotted(key[end:], start=".") if source.written else dotted(key)
             return Problem(shown, what, source.file, source.line, way_out)
     return Problem(dotted(key), what, file, 0, way_out)
+
+
+def nearest_source(sources: Mapping[Key, Source], key: Key) -> Source | None:
+    """The source of the key, or of the nearest enclosing key that has one."""
+    return next((sources[key[:end]] for end in range(len(key), 0, -1) if key[:end] in sources), None)
 
 
 def dotted(key: Key, start: str = "") -> str:

@@ -1,0 +1,32 @@
+"""Read or follow what the replicas of a run printed, merged, each line with its replica's name."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from gangrun.cli import inputs
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """RUN, -f, --role, --attempt."""
+    inputs.add_run(parser)
+    parser.add_argument("-f", "--follow", action="store_true", help="go on until the run ends")
+    parser.add_argument("--role", default="", metavar="ROLE[.INDEX]", help="only this role, or one replica of it")
+    parser.add_argument("--attempt", type=int, metavar="N", help="an earlier attempt (default: the newest)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints the logs."""
+    from gangrun.views.live import follow_runs
+    from gangrun.views.logs import Merged, painter
+
+    found = inputs.store_here().find(args.run)
+    if args.follow:
+        project = inputs.project_here()
+        follow_runs([found], lambda: inputs.states([found], project), role=args.role)
+        return 0
+    paint = painter(colour=sys.stdout.isatty())
+    for line in Merged(found, args.role, args.attempt).lines(final=True):
+        print(paint(line))
+    return 0

@@ -1,0 +1,101 @@
+"""Queue experiments on a cluster, one job for each file and seed, and record every one.
+
+Words after `--` go to sbatch as they are and win over everything else: gangrun submit a.toml -- --nice=100
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+
+from gangrun.cli import inputs
+from gangrun.errors import GangrunError, UsageError
+from gangrun.project import OUTPUTS
+
+PASSES_ON = True
+"""Words after `--` are not ours; the command line hands them over as `args.flags`."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """FILE…, --seeds, --set, --cluster, --dry-run, --wait, --json, -- FLAGS."""
+    inputs.add_file(parser, several=True)
+    inputs.add_cluster(parser)
+    inputs.add_json(parser)
+    parser.add_argument(
+        "--dry-run", action="store_true", help="show the script and the command; write and send nothing"
+    )
+    parser.add_argument("--wait", action="store_true", help="follow the runs; the exit code is then the job's own")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Plans everything first, so that one bad file leaves nothing half-sent; then creates and sends."""
+    from gangrun import clusters, submission
+    from gangrun.views import terminal
+    from gangrun.views.live import follow_runs
+    from gangrun.views.runs import as_data
+
+    planned = list(_planned(args))
+    if args.dry_run:
+        return _show(planned, args.flags)
+    project = planned[0][0].project
+    stores = {experiment.project: submission.store_of(experiment.project) for experiment, _, _ in planned}
+    schedulers = {cluster.name: clusters.scheduler_of(cluster, _say) for _, cluster, _ in planned}
+    sent, failed = [], []
+    for experiment, cluster, plan in planned:
+        created = submission.create(stores[experiment.project], experiment, plan, sys.argv)
+        try:
+            job = submission.send(created, cluster.name, schedulers[cluster.name], args.flags)
+        except GangrunError as error:
+            failed.append(error)
+            _say(str(error))
+            continue
+        finally:
+            sent.append(created)
+        if not args.json:
+            print(f"{created.run_id}  job {job} on {cluster.name}  {created.dir}", flush=True)
+    if args.wait:
+        follow_runs(sent, lambda: inputs.states(sent, project), quiet=args.json)
+    states = inputs.states(sent, project) if args.wait or args.json else []
+    if args.json:
+        terminal.print_json([as_data(state) for state in states])
+    codes = [1 if state.exit_code is None else state.exit_code for state in states if args.wait] or [0] * len(sent)
+    if len(sent) == 1:
+        return failed[0].exit_code if failed else codes[0]
+    bad = len(failed) + sum(1 for code in codes if code)
+    return 0 if not bad else 1 if bad >= len(sent) else 3
+
+
+def _planned(args: argparse.Namespace) -> Iterator[inputs.Planned]:
+    """Every file under every seed, planned."""
+    from gangrun.resolve import resolve
+
+    for file in args.files:
+        experiment, cluster, plan = inputs.planned(file, args.overrides, args.cluster)
+        if args.flags and plan.scheduler == "local":
+            way_out = "choose a --cluster"
+            raise UsageError(f"{' '.join(args.flags)}: this machine has no sbatch to take flags", way_out=way_out)
+        if args.seeds is None:
+            yield experiment, cluster, plan
+            continue
+        for seed in inputs.seeds(args.seeds):
+            seeded = experiment.with_seed(seed)
+            yield seeded, cluster, resolve(seeded, cluster)
+
+
+def _show(planned: list[inputs.Planned], flags: list[str]) -> int:
+    """What a submission would send, by the same path without its last step."""
+    from gangrun.record.naming import run_id, sanitise
+    from gangrun.script.render import render
+
+    for experiment, cluster, plan in planned:
+        folders = sanitise(plan.experiment), sanitise(plan.step), "YYMMDD_HHMMSS"
+        name, directory = run_id(*folders), experiment.project.joinpath(OUTPUTS, *folders)
+        print(render(plan, name, str(directory)), end="")
+        command = "bash" if cluster.profile.scheduler == "local" else " ".join(["sbatch --parsable", *flags])
+        print(f"# would be sent by: {command} {directory}/script.sh")
+    return 0
+
+
+def _say(words: str) -> None:
+    print(f"gangrun: {words}", file=sys.stderr, flush=True)

@@ -1,0 +1,89 @@
+"""From a plan to a run that is recorded and sent: created, intent noted, sent, outcome noted, in that order.
+
+Whatever instant this process is killed at, the record tells the truth or `gangrun.record.ledger` finds it out: the
+intent is on disk before anything is sent, and the job carries the run's id as its name.
+"""
+
+from __future__ import annotations
+
+import getpass
+import os
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+import gangrun
+from gangrun.errors import Rejected, SchedulerError
+from gangrun.plan.model import Plan
+from gangrun.project import OUTPUTS
+from gangrun.record import events
+from gangrun.record.rundir import RunDir
+from gangrun.record.store import Store
+from gangrun.scheduler.local import foreground, job_id
+from gangrun.scheduler.model import Scheduler, Submission
+from gangrun.script.render import render
+from gangrun.spec.load import Experiment
+from gangrun.spec.profile import LOCAL
+
+
+def store_of(project: Path) -> Store:
+    """The runs of a project."""
+    return Store(project / OUTPUTS)
+
+
+def create(store: Store, experiment: Experiment, plan: Plan, argv: Sequence[str]) -> RunDir:
+    """Makes the run directory with everything that is known before sending. Raises InputError, RecordError."""
+    return store.create(
+        plan.experiment,
+        plan.step,
+        spec=resolved(experiment, plan.cluster),
+        script=lambda run: render(plan, run.run_id, run.dir),
+        project=experiment.project,
+        created=events.Created(
+            gangrun=gangrun.__version__,
+            file=str(experiment.file),
+            argv=tuple(argv),
+            cwd=str(Path.cwd()),
+            cluster=plan.cluster,
+            host=os.uname().nodename,
+            user=getpass.getuser(),
+        ),
+    )
+
+
+def resolved(experiment: Experiment, cluster: str) -> str:
+    """The experiment as one file that extends nothing, valid input again: submitting it repeats the run."""
+    fixed: dict[str, Any] = {"experiment": experiment.experiment, "step": experiment.step, "cluster": cluster}
+    if experiment.seed is not None:
+        fixed["seed"] = experiment.seed
+    workdir = experiment.spec.workdir or str(experiment.project)
+    values = {key: value for key, value in experiment.values.items() if key != "extends"}
+    head = f"# What was run, with everything that {experiment.file.name} extends folded in.\n"
+    return head + tomli_w.dumps({**fixed, **values, **fixed, "workdir": workdir})
+
+
+def send(run: RunDir, cluster: str, scheduler: Scheduler, flags: Sequence[str] = ()) -> str:
+    """Queues a created run and returns its job id. Raises Rejected or another SchedulerError, recorded before."""
+    run.append(events.Submitting.here(1, run.run_id))
+    try:
+        job = scheduler.submit(Submission(run.run_id, run.script, tuple(flags)))
+    except Rejected as error:
+        run.append(events.Rejected(str(error)))
+        raise
+    except SchedulerError as error:
+        run.append(events.GaveUp(str(error)))
+        raise
+    run.append(events.Submitted(job, cluster))
+    return job
+
+
+def start_here(run: RunDir) -> subprocess.Popen[bytes]:
+    """Starts a created run in the foreground of this terminal, in a process group of its own."""
+    run.append(events.Submitting.here(1, run.run_id))
+    with run.job_log.open("ab") as log:
+        process = foreground(run.script, log)
+    run.append(events.Submitted(job_id(process.pid), LOCAL))
+    return process

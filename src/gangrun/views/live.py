@@ -1,0 +1,161 @@
+"""Following runs while they go on: what they print, and on a terminal one live line for each replica below it."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from gangrun.record.facts import AttemptFacts
+from gangrun.record.rundir import RunDir
+from gangrun.record.state import RunState, State
+from gangrun.scheduler import reasons
+from gangrun.views.logs import Merged, painter
+from gangrun.views.runs import clock, last_lines, replica_state
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+LOOK = 0.1
+"""Seconds between looks at the logs."""
+FIRST, LONGEST, GROWTH = 1.0, 30.0, 1.5
+"""Seconds between questions to the scheduler: the first pause, the longest, and how pauses grow."""
+MOST_ROWS = 16
+"""Live lines shown at the most."""
+
+
+def follow_process(run: RunDir, process: subprocess.Popen[bytes], *, quiet: bool) -> int:
+    """Follows a run started here to its end and returns its exit code. Signals are passed on to its script."""
+    with _passing_on(process), _screen(run, quiet=quiet) as show:
+        while process.poll() is None:
+            show(final=False)
+            time.sleep(LOOK)
+        show(final=True)
+    return process.returncode if process.returncode >= 0 else 128 - process.returncode
+
+
+def follow_runs(
+    runs: Sequence[RunDir], states: Callable[[], Sequence[RunState]], *, role: str = "", quiet: bool = False
+) -> None:
+    """Follows queued runs until all have ended: the logs of a single one, else changes of state.
+
+    Asks the scheduler once for all runs, at growing intervals, and at once when the runs' own files say that they
+    ended. Interrupting it ends the watching, not the runs.
+    """
+    single = len(runs) == 1 and not quiet
+    known: dict[str, str] = {}
+    with _screen(runs[0], role=role, quiet=not single) as show:
+        pause, asked, now = FIRST, -LONGEST, list(states())
+        while True:
+            if not quiet:
+                _tell(now, known)
+            if all(state.final for state in now):
+                break
+            asked = time.monotonic()
+            while time.monotonic() - asked < pause:
+                show(final=False)
+                time.sleep(LOOK)
+                if time.monotonic() - asked > FIRST and _all_ended(runs, now):
+                    break
+            pause = min(pause * GROWTH, LONGEST)
+            now = list(states())
+        show(final=True)
+
+
+def _all_ended(runs: Sequence[RunDir], states: Sequence[RunState]) -> bool:
+    """Whether every run that is not known to have ended has written its exit code."""
+    alive = [run for run, state in zip(runs, states, strict=True) if not state.final]
+    facts = [run.facts(replicas=False) for run in alive]
+    return all(one is not None and one.exit is not None for one in facts)
+
+
+def _tell(states: Sequence[RunState], known: dict[str, str]) -> None:
+    for state in states:
+        words = state.state
+        if state.state == State.PENDING and state.reason:
+            words += f": {reasons.pending(state.reason).words}"
+        if known.get(state.run) != words:
+            known[state.run] = words
+            print(f"gangrun: {state.run} {words}", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def _passing_on(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    """Ctrl-C and friends go to the script, which stops what it started. A second Ctrl-C kills it; what it started
+    notices that within seconds and ends."""
+    received: list[int] = []
+
+    def forward(number: int, _: FrameType | None) -> None:
+        received.append(number)
+        if process.poll() is not None:
+            return
+        again = received.count(signal.SIGINT) > 1
+        print("gangrun: killing" if again else "gangrun: stopping, Ctrl-C again kills", file=sys.stderr, flush=True)
+        process.send_signal(signal.SIGKILL if again else number)
+
+    before = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _screen(run: RunDir, *, role: str = "", quiet: bool) -> Iterator[Callable[..., None]]:
+    """Gives a function that shows what is new: lines as they come, and on a terminal the live lines below them."""
+    merged = Merged(run, role)
+    terminal = sys.stdout.isatty() and not quiet
+    paint = painter(colour=terminal)
+
+    if not terminal:
+
+        def plain(*, final: bool) -> None:
+            for line in merged.lines(final=final):
+                if not quiet:
+                    print(paint(line), flush=True)
+
+        yield plain
+        return
+
+    from rich.console import Console
+    from rich.live import Live
+    from rich.text import Text
+
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    with Live(console=console, transient=True, auto_refresh=False) as live:
+        drawn = 0.0
+
+        def moving(*, final: bool) -> None:
+            nonlocal drawn
+            for line in merged.lines(final=final):
+                console.print(Text.from_ansi(paint(line)))
+            if time.monotonic() - drawn > 0.5:
+                drawn = time.monotonic()
+                live.update(_rows(run, run.facts(), console.width), refresh=True)
+
+        yield moving
+
+
+def _rows(run: RunDir, facts: AttemptFacts | None, width: int) -> Text:
+    """One line for each replica: name, state, time, last line."""
+    from rich.text import Text
+
+    if facts is None or not facts.replicas:
+        return Text("waiting for the first replica", style="dim")
+    rows: list[Any] = []
+    for name, replica in list(facts.replicas.items())[:MOST_ROWS]:
+        life = replica.lives[-1] if replica.lives else None
+        spent = clock((life.ended or time.time()) - life.started) if life and life.started else ""
+        last = (last_lines(run.attempt(facts.number).log(name), 1) or [""])[0]
+        text = Text.from_ansi(f"{name:<16} {replica_state(replica):<8} {spent:>9}  {last}")
+        text.truncate(width - 1, overflow="ellipsis")
+        rows.append(text)
+    if (more := len(facts.replicas) - MOST_ROWS) > 0:
+        rows.append(Text(f"and {more} more", style="dim"))
+    return Text("\n").join(rows)

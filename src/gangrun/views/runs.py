@@ -1,0 +1,157 @@
+"""Runs as rows, as data, and one run in full."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from gangrun.record.facts import AttemptFacts, ReplicaFacts
+from gangrun.record.rundir import RunDir
+from gangrun.record.state import RunState, State
+
+LAST_LINES = 10
+"""Lines of a failed replica's log that are shown with it."""
+
+
+def as_data(state: RunState, facts: AttemptFacts | None = None) -> dict[str, Any]:
+    """One run for `--json`: the fields of RunState, and with facts its replicas by name."""
+    data = asdict(state)
+    if facts is not None:
+        data["hosts"] = list(facts.hosts)
+        data["replicas"] = {name: asdict(replica) for name, replica in (facts.replicas or {}).items()}
+    return data
+
+
+def table(states: Sequence[RunState], width: int) -> list[str]:
+    """One line for each run under a head, cut to `width` columns."""
+    if not states:
+        return ["no runs yet; gangrun run FILE or gangrun submit FILE makes one"]
+    rows = [("RUN", "STATE", "JOB", "CLUSTER", "TIME", "MADE", "")]
+    rows += [
+        (s.run, s.state + ("?" if s.stale else ""), s.job, s.cluster, _spent(s), ago(s.created), _remark(s))
+        for s in states
+    ]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = ("  ".join(cell.ljust(size) for cell, size in zip(row, widths, strict=True)).rstrip() for row in rows)
+    return [line if len(line) <= width else line[: width - 1] + "…" for line in lines]
+
+
+def details(run: RunDir, state: RunState, facts: AttemptFacts | None) -> list[str]:
+    """One run in full."""
+    lines = [f"{state.run}  {state.state}" + (f" (exit code {state.exit_code})" if state.exit_code is not None else "")]
+    hosts = " ".join(facts.hosts) if facts else state.nodes
+    fields = {
+        "reason": state.reason,
+        "job": f"{state.job} on {state.cluster}" if state.job else state.cluster,
+        "attempt": str(state.attempt) if state.attempt > 1 else "",
+        "hosts": hosts
+        if len(hosts) <= 100
+        else f"{len(facts.hosts) if facts else 0} nodes: {state.nodes or hosts[:80]}",
+        "made": moment(state.created),
+        "started": moment(state.started),
+        "expected": moment(state.expected),
+        "ended": moment(state.ended),
+        "took": _spent(state),
+        "directory": state.dir,
+        "note": state.note,
+    }
+    lines += [f"  {name:<9} {value}" for name, value in fields.items() if value]
+    if facts and facts.replicas:
+        lines += ["", *_replicas(facts.replicas)]
+    return [*lines, *failure(run, state)]
+
+
+def failure(run: RunDir, state: RunState) -> list[str]:
+    """The replica that failed first and the last lines that it printed; nothing where nobody is to blame."""
+    failed = state.failed
+    if failed is None:
+        return []
+    rank = f", rank {failed.rank}" if failed.rank is not None else ""
+    host = f" on {failed.host}" if failed.host else ""
+    code = f" with exit code {failed.code}" if failed.code is not None else ""
+    lines = ["", f"first to fail: {failed.replica}{rank}{host}{code}"]
+    attempt = run.attempt(state.attempt)
+    for path in (attempt.log(failed.replica), attempt.step_log(failed.replica)):
+        if tail := last_lines(path.parent / path.name):
+            lines += [f"last lines of {path}:", *(f"  | {line}" for line in tail)]
+    return lines
+
+
+def last_lines(path: Any, count: int = LAST_LINES) -> list[str]:
+    """The last lines of a log however long it is; none where there is no such file."""
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, 2)
+            file.seek(max(0, size - 16384))
+            text = file.read().decode("utf-8", "replace")
+    except OSError:
+        return []
+    return [line.rstrip() for line in text.splitlines() if line.strip()][-count:]
+
+
+def _replicas(replicas: Mapping[str, ReplicaFacts]) -> Iterator[str]:
+    rows = [("REPLICA", "STATE", "LIVES", "TIME")]
+    for name, replica in replicas.items():
+        life = replica.lives[-1] if replica.lives else None
+        spent = (life.ended or time.time()) - life.started if life and life.started else None
+        rows.append((name, replica_state(replica), str(len(replica.lives)), clock(spent)))
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    for row in rows:
+        yield "  " + "  ".join(cell.ljust(size) for cell, size in zip(row, widths, strict=True)).rstrip()
+
+
+def replica_state(replica: ReplicaFacts) -> str:
+    """`waits`, `runs`, `ready` or `exit N`."""
+    if replica.exit is not None:
+        return f"exit {replica.exit}"
+    if not replica.lives:
+        return "waits"
+    life = replica.lives[-1]
+    if life.ended is not None:
+        return f"exit {life.code}"
+    return "ready" if life.ready else "runs"
+
+
+def clock(seconds: float | None) -> str:
+    """`1-02:03:04`, `02:03:04` or `3.4s`."""
+    if seconds is None:
+        return ""
+    if seconds < 60:
+        return f"{max(seconds, 0):.0f}s"
+    days, rest = divmod(int(seconds), 86400)
+    text = f"{rest // 3600:02}:{rest // 60 % 60:02}:{rest % 60:02}"
+    return f"{days}-{text}" if days else text
+
+
+def moment(when: float | None) -> str:
+    """Local time to the second."""
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(when)) if when else ""
+
+
+def ago(when: float | None) -> str:
+    """How long ago, in the largest unit."""
+    if not when:
+        return ""
+    age = max(time.time() - when, 0)
+    for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
+        if age >= size:
+            return f"{age // size:.0f}{unit} ago"
+    return f"{age:.0f}s ago"
+
+
+def _spent(state: RunState) -> str:
+    if state.started is None:
+        return ""
+    return clock((state.ended or time.time()) - state.started) if state.final is (state.ended is not None) else ""
+
+
+def _remark(state: RunState) -> str:
+    if state.failed is not None:
+        return f"{state.failed.replica} exit {state.failed.code}"
+    if state.exit_code:
+        return f"exit {state.exit_code}"
+    if state.state == State.PENDING and state.reason:
+        return state.reason
+    return state.note or (state.reason.splitlines() or [""])[0]

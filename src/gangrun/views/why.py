@@ -1,0 +1,95 @@
+"""Why a run waits or failed, in plain words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from gangrun.record.facts import AttemptFacts
+from gangrun.record.rundir import RunDir
+from gangrun.record.state import RunState, State
+from gangrun.scheduler import reasons
+from gangrun.views.runs import clock, failure, last_lines, moment
+
+_CODES = {
+    1: "the program said so itself; the last lines of its log usually tell",
+    2: "a usage error of the program, most often",
+    126: "the command exists but cannot be executed",
+    127: "the command was not found on the node: is the environment set up there (see [setup])?",
+    134: "it aborted (SIGABRT): an assertion, or a library that gave up",
+    137: "it was killed (SIGKILL): out of memory, most often, or ended by hand",
+    139: "it crashed (SIGSEGV)",
+    143: "it was asked to end (SIGTERM)",
+}
+
+
+def answer(run: RunDir, state: RunState, facts: AttemptFacts | None) -> list[str]:
+    """Lines for a person: what is so, why, and the way out where there is one."""
+    lines = [f"{state.run} is {state.state}" + (" (as last known)" if state.stale else "")]
+    lines += _reasons(run, state, facts)
+    if state.note:
+        lines.append(f"note: {state.note}")
+    return lines
+
+
+def _reasons(run: RunDir, state: RunState, facts: AttemptFacts | None) -> Iterator[str]:
+    if state.state == State.PENDING:
+        yield from _told(reasons.pending(state.reason), state.reason)
+        if state.expected:
+            yield f"expected to start: {moment(state.expected)}"
+        return
+    if state.state in (State.REJECTED, State.UNREACHED, State.NEVER_SENT, State.LOST, State.UNREADABLE):
+        yield state.reason or _OWN[state.state]
+        return
+    if not state.final:
+        started = f" since {moment(state.started)}" if state.started else ""
+        yield f"nothing is wrong that the record shows: it goes on{started}"
+        return
+    if state.state == State.COMPLETED:
+        yield "all mains exited 0"
+        return
+    yield from _cause(facts)
+    if state.state != State.FAILED:
+        yield from _told(reasons.ended(state.state, state.reason), state.state)
+    elif state.exit_code is not None and state.exit_code in _CODES:
+        yield f"exit code {state.exit_code}: {_CODES[state.exit_code]}"
+    yield from failure(run, state)
+    if state.failed is None and (tail := last_lines(run.job_log)):
+        yield f"last lines of {run.job_log}:"
+        yield from (f"  | {line}" for line in tail)
+
+
+_OWN = {
+    State.LOST: "the scheduler knows the job no more and it left no exit code: it was killed, or its node died",
+    State.NEVER_SENT: "gangrun was killed before the scheduler got the job; submit it again",
+    State.UNREACHED: "the scheduler did not answer; submit it again",
+    State.REJECTED: "the scheduler refused it",
+    State.UNREADABLE: "its record cannot be read",
+}
+
+
+def _cause(facts: AttemptFacts | None) -> Iterator[str]:
+    cause = facts.cause if facts else None
+    if cause is None:
+        return
+    if cause.kind == "main":
+        yield f"{cause.replica} ended with exit code {cause.code}, and every main must end with 0"
+    elif cause.kind == "service":
+        yield f"the service {cause.replica} ended with exit code {cause.code} before the mains were done"
+    elif cause.kind == "unready":
+        yield f"{cause.replica} was not ready within {clock(float(cause.detail or 0))}"
+    elif cause.kind == "lost":
+        yield f"the node {cause.host} was lost, and {cause.replica} with it"
+    elif cause.kind == "signal":
+        yield f"the job was sent SIG{cause.detail}: by scancel, the time limit, preemption or a person"
+    elif cause.kind == "setup":
+        yield f"the setup lines ended with exit code {cause.code}, so nothing was started"
+    elif cause.kind == "ports":
+        yield "no range of free ports was found on its nodes"
+    else:
+        yield f"{cause.kind} {cause.detail}".strip()
+
+
+def _told(meaning: reasons.Meaning, word: str) -> Iterator[str]:
+    yield f"{word}: {meaning.words}" if word and meaning.words != word else meaning.words
+    if meaning.way_out:
+        yield f"way out: {meaning.way_out}"
