@@ -1,0 +1,96 @@
+# shellcheck shell=bash disable=SC2034,SC2154,SC2329
+# Without a scheduler: this machine plays every node, and a step is a set of plain processes.
+BEAT_EVERY=1
+
+# allocation NODES: sets HOSTS, JOB, PORT_SEED, and GPUS to the devices that this machine has, or may use.
+allocation() {
+  local line fields device
+  read -r line <"/proc/$$/stat"
+  read -ra fields <<<"${line##*) }"
+  JOB=local-$$-${fields[19]} # with its start time, as process ids come round again
+  PORT_SEED=$$
+  GPUS=()
+  while ((${#HOSTS[@]} < $1)); do HOSTS+=(127.0.0.1); done
+  if [[ -n ${CUDA_VISIBLE_DEVICES:-} ]]; then
+    IFS=, read -ra GPUS <<<"$CUDA_VISIBLE_DEVICES"
+  else
+    for device in /dev/nvidia[0-9]*; do [[ ! -e $device ]] || GPUS+=("${#GPUS[@]}"); done
+  fi
+  GPUS_PER_NODE=$((${#GPUS[@]} / $1))
+}
+
+# ports_free BASE CHECKS: whether every NODE:OFFSET is free; all nodes are this machine.
+ports_free() {
+  local check ports=()
+  for check in ${2//,/ }; do ports+=("$(($1 + ${check#*:}))"); done
+  unused "${ports[@]}"
+}
+
+# step [FLAGS...] -- COMMAND...: runs one life of the replica that `life` describes and returns when all of it has ended.
+step() {
+  local node node_rank=-1 local_rank rank=0 world groups=() words='' signal deadline='' beat
+  shift "$((flags + 1))" # they are for srun
+  set -m
+  trap "words+=' TERM'" TERM
+  trap "words+=' HUP'" HUP
+  trap "words+=' USR1'" USR1
+  trap "words+=' USR2'" USR2
+  read -ra groups <<<"$nodes"
+  world=$((${#groups[@]} * tasks))
+  groups=()
+  for node in $nodes; do
+    ((++node_rank))
+    ((GPUS_PER_NODE == 0)) || printf -v CUDA_VISIBLE_DEVICES '%s,' "${GPUS[@]:node*GPUS_PER_NODE:GPUS_PER_NODE}"
+    for ((local_rank = 0; local_rank < tasks; local_rank++, rank++)); do
+      task "$name" "$gpus" "$share" "$address" "$master" "$@" >>"$LOGS/$name.log" 2>&1 &
+      groups+=("-$!")
+    done
+  done
+  while kill -0 -- "${groups[@]}" 2>/dev/null; do
+    for signal in $words; do
+      words=''
+      if [[ $signal == HUP ]]; then # from `force`; the programs first, so that `task` can write down their end
+        sweep "$JOB/$ATTEMPT/$name/"
+        pause 0.5
+        signal=KILL
+      fi
+      kill "-$signal" -- "${groups[@]}" 2>/dev/null
+    done
+    # One task that fails takes the others with it, as with srun.
+    if [[ -e $STATUS/$name.first && -z $deadline ]]; then
+      deadline=$((SECONDS + GRACE + 1)) words=TERM
+    elif [[ -n $deadline ]] && ((SECONDS >= deadline)); then
+      words=HUP
+    else
+      pause 1
+    fi
+  done
+  sweep "$JOB/$ATTEMPT/$name/"
+  for ((; node_rank >= 0; node_rank--)); do
+    read -r beat _ <"$STATUS/$name.$node_rank.beat"
+    [[ $beat == exit ]] || return 137
+  done
+}
+
+# Nodes do not get lost here.
+listen() { :; }
+
+# ask SIGNAL NAME...
+ask() {
+  local name
+  for name in "${@:2}"; do kill "-$1" "${PROCESS[$name]}"; done
+}
+
+force() { ask HUP "$@"; }
+
+sweep_everywhere() { sweep "$JOB/$ATTEMPT/"; }
+
+# Asked at every beat: ends everything when this script was killed and could not do so itself.
+still_wanted() {
+  local line=''
+  { read -r line <"/proc/$$/stat"; } 2>/dev/null
+  [[ -z $line || $line == *') Z '* ]] || return 0
+  sweep "$GANGRUN_JOB/$GANGRUN_ATTEMPT/"
+  sleep 1
+  kill -KILL 0 # the group: `task`, what it runs, and this
+}
