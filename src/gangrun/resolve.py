@@ -8,6 +8,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 from gangrun.errors import PlacementError, Problem, SpecError
 from gangrun.plan import extensions, refs
@@ -28,7 +29,7 @@ def resolve(experiment: Experiment, cluster: Cluster) -> plan.Plan:
     """The plan. Raises SpecError, or PlacementError where the roles do not fit, with every problem found."""
     allocation, _ = effective_allocation(experiment, cluster)
     flags, notes = _flags(experiment, cluster, allocation)
-    roles = _roles(experiment, allocation)
+    roles = effective_roles(experiment, allocation)
     order = _start_order(experiment, roles)
     spots, misfits = place(roles, allocation)
     if misfits:
@@ -74,7 +75,7 @@ def effective_allocation(experiment: Experiment, cluster: Cluster) -> tuple[Allo
         brought = profile.qos.get(str(values.get("qos")))
         if key in wanted.model_fields_set:
             values[key] = getattr(wanted, key)
-            origins[key] = experiment.sources.get(("allocation", key), Source("default"))
+            origins[key] = experiment.origin("allocation", key)
         elif brought is not None and getattr(brought, key, None) is not None:
             values[key] = getattr(brought, key)
             origins[key] = cluster.origin("qos", str(values["qos"]), key)
@@ -144,7 +145,7 @@ def clock(seconds: int) -> str:
     return f"{days}-{text}" if days else text
 
 
-def _roles(experiment: Experiment, allocation: Allocation) -> dict[str, Role]:
+def effective_roles(experiment: Experiment, allocation: Allocation) -> dict[str, Role]:
     """The roles with the companions that topologies add. Raises SpecError when they do not make sense together."""
     problems: list[Problem] = []
     roles: dict[str, Role] = {}
@@ -226,13 +227,29 @@ def _circle(left: Mapping[str, Role]) -> list[str]:
 def _setup(experiment: Experiment, cluster: Cluster) -> tuple[str, ...]:
     """The profile's preparation, then the experiment's; one virtual environment, the most particular."""
     below, above = cluster.profile.setup, experiment.spec.setup
-    venv = above.venv if above.venv is not None else below.venv
-    if venv is None and experiment.venv is not None:
-        venv = str(experiment.venv)
+    venv, _ = effective_venv(experiment, cluster)
     lines = [f"module load {shlex.quote(module)}" for module in (*below.modules, *above.modules)]
     if venv:
         lines.append(f"source {shlex.quote(f'{venv}/bin/activate')}")
     return (*lines, *below.lines, *above.lines)
+
+
+def effective_venv(experiment: Experiment, cluster: Cluster) -> tuple[str | Literal[False] | None, Source]:
+    """The virtual environment to activate and who says so: the experiment, the profile, else the project has one."""
+    if (venv := experiment.spec.setup.venv) is not None:
+        return venv, experiment.origin("setup", "venv")
+    if (venv := cluster.profile.setup.venv) is not None:
+        return venv, cluster.origin("setup", "venv")
+    return str(experiment.venv) if experiment.venv else None, Source("found in the project")
+
+
+def effective_container(
+    experiment: Experiment, cluster: Cluster, name: str, role: Role
+) -> tuple[Container | None, Key]:
+    """The container that a role runs in, and the key of the experiment that says so or could say otherwise."""
+    if role.container is not None:
+        return role.container, ("roles", name, "container")
+    return experiment.spec.container or cluster.profile.container, ("container",)
 
 
 def _unknown(experiment: Experiment, key: Key, group: extensions.Group, name: str) -> Problem:
@@ -354,11 +371,7 @@ class _Composer:
         return Launch(words)
 
     def _contain(self, name: str, argv: tuple[plan.Word, ...]) -> Contained:
-        at: Key = ("roles", name, "container")
-        container: Container | None = self.roles[name].container
-        if container is None:
-            at = ("container",)
-            container = self.experiment.spec.container or self.cluster.profile.container
+        container, at = effective_container(self.experiment, self.cluster, name, self.roles[name])
         if container is None:
             return Contained(argv)
         try:

@@ -17,11 +17,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Draws the plan."""
+    from gangrun.explain import explain
     from gangrun.views import plan as view
     from gangrun.views import terminal
 
     experiment, cluster, plan = inputs.planned(args.file, args.overrides, args.cluster)
-    explained = view.explain(experiment, cluster, plan) if args.explain else None
+    explained = explain(experiment, cluster, plan) if args.explain else None
     if args.json:
         terminal.print_json(view.as_data(plan, explained))
     else:

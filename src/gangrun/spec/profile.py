@@ -9,7 +9,7 @@ from pathlib import Path
 
 from gangrun.errors import InputError
 from gangrun.spec import toml
-from gangrun.spec.load import Source, nearest, validated
+from gangrun.spec.load import Source, nearest, nearest_source, validated
 from gangrun.spec.model import Profile
 from gangrun.spec.toml import Key
 
@@ -27,9 +27,9 @@ class Cluster:
     """Where it stands; empty for a built-in one."""
     sources: Mapping[Key, Source] | None = None
 
-    def origin(self, *key: str) -> Source:
+    def origin(self, *key: str | int) -> Source:
         """Where the profile says this."""
-        return (self.sources or {}).get(key, Source(f"profile {self.name}"))
+        return nearest_source(self.sources or {}, key) or Source(f"profile {self.name}")
 
 
 def folders(project: Path) -> tuple[Path, ...]:

@@ -1,0 +1,158 @@
+"""Where every value comes from: a file and line, `--set`, the cluster's profile, the placement or a default."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+from pydantic import BaseModel
+
+from gangrun.plan.model import Plan, Replica
+from gangrun.resolve import clock, effective_allocation, effective_container, effective_roles, effective_venv
+from gangrun.spec.load import Experiment, Source
+from gangrun.spec.model import Role
+from gangrun.spec.profile import Cluster
+from gangrun.spec.toml import Key
+
+DEFAULT = "default"
+_PLACED: dict[str, Callable[[Replica], int | None]] = {
+    "nodes": lambda replica: len(replica.nodes),
+    "gpus": lambda replica: len(replica.gpus),
+    "cpus": lambda replica: replica.cpus,
+}
+
+
+class Row(NamedTuple):
+    """One effective value."""
+
+    key: str
+    """Key path such as `roles.trainer.gpus`."""
+    value: Any
+    """As JSON takes it."""
+    source: str
+    """`FILE:LINE`, `--set`, `profile NAME (FILE:LINE)`, `placement`, `launcher NAME`, `default`, or other words."""
+
+
+def explain(experiment: Experiment, cluster: Cluster, plan: Plan) -> list[Row]:
+    """Every effective value of the allocation, the environment, the setup and each role, with where it comes from."""
+    allocation, _ = effective_allocation(experiment, cluster)
+    first: dict[str, Replica] = {}
+    for replica in plan.replicas:
+        first.setdefault(replica.role, replica)
+    roles = effective_roles(experiment, allocation)
+    return [
+        *_run(experiment, cluster, plan),
+        *_allocation(experiment, cluster, plan),
+        *_environment(experiment, cluster),
+        *_setup(experiment, cluster),
+        *(row for name, role in roles.items() for row in _role(experiment, cluster, name, role, first[name])),
+    ]
+
+
+def _run(experiment: Experiment, cluster: Cluster, plan: Plan) -> Iterator[Row]:
+    written = experiment.spec.model_fields_set
+
+    def row(key: str, value: object, otherwise: str) -> Row:
+        return Row(key, value, str(experiment.origin(key)) if key in written else otherwise)
+
+    yield row("experiment", plan.experiment, "name of the folder")
+    yield row("step", plan.step, "name of the file")
+    if plan.seed is not None:
+        yield row("seed", plan.seed, "end of the file's name")
+    chosen = str(experiment.origin("cluster")) if experiment.spec.cluster == cluster.name else ""
+    yield Row("cluster", cluster.name, chosen or "--cluster, GANGRUN_CLUSTER, or found here")
+    yield row("workdir", plan.workdir, "root of the project")
+    if plan.template:
+        yield row("template", plan.template, "")
+    yield row("grace", plan.grace, DEFAULT)
+
+
+def _allocation(experiment: Experiment, cluster: Cluster, plan: Plan) -> Iterator[Row]:
+    allocation, origins = effective_allocation(experiment, cluster)
+    for key in (name for name in type(allocation).model_fields if name != "sbatch"):
+        if (value := getattr(allocation, key)) is not None:
+            shown = clock(value) if key == "time" else value
+            yield Row(f"allocation.{key}", shown, _words(origins[key], cluster))
+    sent = dict(plan.allocation.flags)
+    for flag, value in allocation.sbatch.items():
+        source = (
+            _flag(experiment.sources, ("allocation", "sbatch"), flag)
+            or _flag(cluster.sources or {}, ("defaults", "sbatch"), flag)
+            or experiment.origin("allocation", "sbatch")
+        )
+        left_out = "" if flag in sent or value is False else ", but not sent"
+        yield Row(f"allocation.sbatch.{flag}", value, _words(source, cluster) + left_out)
+
+
+def _flag(sources: Mapping[Key, Source], table: Key, flag: str) -> Source | None:
+    """Flags may be written `mail_type`, `mail-type` or `--mail-type`."""
+    written = (key for key in sources if key[:-1] == table and str(key[-1]).replace("_", "-").lstrip("-") == flag)
+    return next((sources[key] for key in written), None)
+
+
+def _environment(experiment: Experiment, cluster: Cluster) -> Iterator[Row]:
+    above, below = experiment.spec.env, cluster.profile.env
+    for name, value in {**below, **above}.items():
+        source = experiment.origin("env", name) if name in above else cluster.origin("env", name)
+        yield Row(f"env.{name}", value, _words(source, cluster))
+
+
+def _setup(experiment: Experiment, cluster: Cluster) -> Iterator[Row]:
+    below, above = cluster.profile.setup, experiment.spec.setup
+
+    def rows(key: str, theirs: Iterable[str], ours: Iterable[str]) -> Iterator[Row]:
+        for index, value in enumerate(theirs):
+            # `setup = […]` is short for `setup.lines = […]`.
+            sources = cluster.sources or {}
+            source = sources.get(("setup", index)) or cluster.origin("setup", key, index)
+            yield Row(f"setup.{key}", value, _words(source, cluster))
+        for index, value in enumerate(ours):
+            source = experiment.sources.get(("setup", index)) or experiment.origin("setup", key, index)
+            yield Row(f"setup.{key}", value, str(source))
+
+    yield from rows("modules", below.modules, above.modules)
+    venv, source = effective_venv(experiment, cluster)
+    if venv is not None:
+        yield Row("setup.venv", venv, _words(source, cluster))
+    yield from rows("lines", below.lines, above.lines)
+
+
+def _role(experiment: Experiment, cluster: Cluster, name: str, role: Role, replica: Replica) -> Iterator[Row]:
+    own = experiment.spec.roles.get(name)
+    topologies = {given.topology.type for given in experiment.spec.roles.values() if given.topology}
+    by_topology = f"topology {' or '.join(sorted(topologies))}"
+
+    def source(key: str, *rest: str) -> str:
+        if own is not None and getattr(own, key) == getattr(role, key):
+            return str(experiment.origin("roles", name, key, *rest)) if key in own.model_fields_set else DEFAULT
+        return by_topology if key in role.model_fields_set or own is not None else DEFAULT
+
+    for key in (field for field in Role.model_fields if field not in ("env", "container")):
+        value = getattr(role, key)
+        if value is not None and value != ():
+            yield Row(f"roles.{name}.{key}", _plain(value), source(key))
+        elif key in _PLACED and (placed := _PLACED[key](replica)) is not None:
+            yield Row(f"roles.{name}.{key}", placed, "placement")
+        elif key == "tasks":
+            yield Row(f"roles.{name}.{key}", replica.tasks, f"launcher {role.launcher.type}")
+    for variable, value in role.env.items():
+        yield Row(f"roles.{name}.env.{variable}", value, source("env", variable))
+    container, at = effective_container(experiment, cluster, name, role)
+    if container is not None:
+        inherited = len(at) == 1 and experiment.spec.container is None
+        origin = cluster.origin("container") if inherited else experiment.origin(*at)
+        yield Row(f"roles.{name}.container", _plain(container), _words(origin, cluster))
+
+
+def _words(source: Source, cluster: Cluster) -> str:
+    """A line of the profile is named as one, so that nobody looks for it in the experiment."""
+    if cluster.file and source.file == cluster.file:
+        return f"profile {cluster.name} ({source})"
+    return str(source)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        given = value.model_dump(exclude_none=True)
+        return given["type"] if list(given) == ["type"] else given
+    return list(value) if isinstance(value, tuple) else value
