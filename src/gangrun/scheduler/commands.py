@@ -56,7 +56,7 @@ def reading_environment(env: Mapping[str, str], conf: str = "") -> dict[str, str
     return {**submitting_environment(env, conf), "LC_ALL": "C", "TZ": "UTC0"}
 
 
-def silent(words: str) -> None:  # noqa: ARG001
+def silent(words: str) -> None:
     """Tells nobody: the `say` of a caller who does not listen."""
 
 

@@ -194,7 +194,7 @@ PENDING: Table = (
     (
         rf"^QOSMax(?P<what>{_RESOURCE})?(Run)?(Minutes|Mins)?Per(User|Account)",
         Meaning(
-            "your other jobs use as much {what} as the qos allows one user",
+            "your other jobs use all the {what} that the qos allows one user",
             "it starts when one of them ends, unless it asks for more than the limit by itself",
             True,
         ),
@@ -202,7 +202,7 @@ PENDING: Table = (
     (
         rf"^QOSMin(?P<what>{_RESOURCE})",
         Meaning(
-            "it asks for less {what} than its qos demands, so it never starts",
+            "its qos demands more {what} than it asks for, so it never starts",
             "GPU partitions often demand GPUs: set `gpus`, or choose another qos",
         ),
     ),
@@ -212,7 +212,7 @@ PENDING: Table = (
     ),
     (
         rf"^QOSGrp(?P<what>{_RESOURCE})?",
-        Meaning("all users of its qos together use as much {what} as it allows", "", True),
+        Meaning("all users of its qos together use all the {what} that it allows", "", True),
     ),
     (
         rf"^AssocMax(?P<what>{_RESOURCE})(Run)?(Minutes|Mins)?Per(Job|Node)",
@@ -220,7 +220,7 @@ PENDING: Table = (
     ),
     (
         rf"^AssocMax(?P<what>{_RESOURCE})",
-        Meaning("your other jobs use as much {what} as your account allows you", "", True),
+        Meaning("your other jobs use all the {what} that your account allows you", "", True),
     ),
     (
         rf"^AssocGrp(?P<what>{_RESOURCE})(Minutes|Mins)",
@@ -231,11 +231,11 @@ PENDING: Table = (
     ),
     (
         rf"^AssocGrp(?P<what>{_RESOURCE})?",
-        Meaning("all users of your account together use as much {what} as it may", "", True),
+        Meaning("all users of your account together use all the {what} that it may have", "", True),
     ),
     (
         rf"^Max(?P<what>{_RESOURCE})PerAccount",
-        Meaning("your account uses as much {what} as the qos allows one account", "", True),
+        Meaning("your account uses all the {what} that the qos allows one account", "", True),
     ),
     (
         r"^MaxMemPerLimit",
@@ -512,8 +512,9 @@ def refused(words: str) -> Meaning:
 
 
 def ended(state: str, reason: str = "") -> Meaning:
-    """Why a job ended, from its state and, where the state says little, the reason."""
-    return _look_up(ENDED, reason if state in {"FAILED", "CANCELLED"} and reason else state)
+    """Why a job ended, from its state or, as FAILED says little, the reason. A cancelled job's reason is what it had
+    waited for."""
+    return _look_up(ENDED, reason if state == "FAILED" and reason else state)
 
 
 def _look_up(table: Table, said: str) -> Meaning:

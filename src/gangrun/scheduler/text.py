@@ -9,7 +9,7 @@ from time import strptime
 
 _ID = re.compile(r"(\d+)(?:[_+].*)?")
 _PREFIX = re.compile(
-    r"^(?:s[a-z]+: )?(?:error: |fatal: )?"
+    r"^(?:\S*\bs[a-z]+: )?(?:error: |fatal: )?"
     r"(?:slurm_\w+(?: error)?: ?|Batch job submission failed: |allocation failure: |Kill job error on job id \S+: )?"
 )
 _DURATION = re.compile(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)")
