@@ -39,7 +39,10 @@ def environment(**more: str) -> dict[str, str]:
 
 
 def run(*argv: str, env: Mapping[str, str] | None = None, text: str = "", limit: float = 30.0) -> str:
-    """Run a command to its end (`limit` in seconds) and return its standard output. LabError with what it said otherwise."""
+    """Run a command and return its standard output.
+
+    LabError with what it said where it fails, or does not end within `limit` seconds.
+    """
     words = [program(argv[0]), *argv[1:]]
     try:
         done = subprocess.run(

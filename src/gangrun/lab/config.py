@@ -52,6 +52,8 @@ def slurm_conf(shape: Shape, place: Home) -> str:
         "SelectTypeParameters=CR_Core_Memory",
         # config_overrides: slurmd believes CPUs= and RealMemory= below, whatever the machine has.
         "SlurmdParameters=config_overrides",
+        # A lone sbatch starts at once; by default the scheduler lets 2 to 3 s pass between two of its rounds.
+        "SchedulerParameters=batch_sched_delay=0,sched_interval=1,sched_min_interval=100000",
         "ReturnToService=2",
         "PreemptType=preempt/partition_prio",
         "PreemptMode=REQUEUE",
@@ -93,7 +95,7 @@ def gres_conf(shape: Shape, place: Home) -> str:
 
 def cgroup_conf(version: tuple[int, int]) -> str:
     """Return cgroup.conf for a slurmd of that version: from 23 on it wants a cgroup file system even for task/none."""
-    return "CgroupPlugin=disabled\n" if version >= (23, 0) else ""
+    return "CgroupPlugin=disabled\n" if version >= (23, 0) else "# all defaults\n"
 
 
 def slurmdbd_conf(shape: Shape, place: Home) -> str:
@@ -136,7 +138,7 @@ def nsswitch(machine: str) -> str:
     return "\n".join([*kept, "hosts: files"]) + "\n"
 
 
-def boot_script(shape: Shape, node: str, place: Home, slurmd: str) -> str:
+def boot_script(node: str, place: Home, slurmd: str) -> str:
     """Return what runs as process 1 of a node: bash, since it reaps orphans as a real init does.
 
     slurmd is not process 1, so it can be restarted under living steps. `-b` says that the node has booted: the
@@ -191,17 +193,17 @@ def version_of(text: str) -> tuple[int, int]:
 def files(
     shape: Shape, place: Home, *, version: tuple[int, int], nsswitch_text: str, slurmd: str
 ) -> dict[Path, tuple[str, int]]:
-    """Return every file to write, with its text and mode; the profile, which says that the lab is up, is not among them."""
+    """Return every file to write, with its text and mode; not the profile, which says that the lab is up."""
     made = {
         place.slurm_conf: (slurm_conf(shape, place), 0o644),
         place.root / "gres.conf": (gres_conf(shape, place), 0o644),
         place.root / "cgroup.conf": (cgroup_conf(version), 0o644),
-        place.root / "plugstack.conf": ("", 0o644),
+        place.root / "plugstack.conf": ("# no plugins\n", 0o644),
         place.root / "hosts": (hosts(shape), 0o644),
         place.root / "nsswitch.conf": (nsswitch(nsswitch_text), 0o644),
     }
     for node in shape.node_names:
-        made[place.run / f"{node}.sh"] = (boot_script(shape, node, place, slurmd), 0o644)
+        made[place.run / f"{node}.sh"] = (boot_script(node, place, slurmd), 0o644)
     if shape.accounting:
         # slurmdbd does not start when others can read its file.
         made[place.root / "slurmdbd.conf"] = (slurmdbd_conf(shape, place), 0o600)

@@ -1,7 +1,8 @@
 """The nodes: each a network, mount, UTS and PID namespace with a slurmd in it, on a switch of the lab's own.
 
 The switch is a bridge in a network namespace of its own, joined to the machine by one cable `gr-NAME`. So the machine
-gets one interface per lab, and its packet filter (Docker's drops what crosses a bridge) does not see the nodes' traffic.
+gets one interface per lab, and its packet filter (Docker's drops what crosses a bridge) does not see what nodes send
+each other.
 """
 
 from __future__ import annotations
@@ -106,7 +107,7 @@ def plug(shape: Shape, nodes: tuple[str, ...]) -> None:
             "link set lo up",
             f"address add {shape.address(node)}/24 dev eth0",
             "link set eth0 up",
-            # Nothing outside answers, but programs that ask for their address by a default route (Ray) get the right one,
+            # Nothing outside answers, but programs that find their own address by a default route (Ray) get it right,
             # and connections to the outside fail within seconds.
             "route add default dev eth0",
         )
@@ -265,6 +266,8 @@ def _inner(holder: Process) -> list[Process]:
 
 def _bindable(port: int) -> bool:
     with socket.socket() as probe:
+        # As the daemons do: connections of a former lab that are still fading out are no obstacle.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("", port))
         except OSError:

@@ -126,7 +126,7 @@ class Lab:
             raise
 
     def down(self) -> None:
-        """Remove every trace: processes, network, directory. Nothing there is fine; so is a half-built or crashed lab."""
+        """Remove every trace: processes, network, directory. A lab half-built, crashed or not there is fine."""
         _require_root()
         for record in sorted(self._place.run.glob("node*.pid")):
             hosts.slay(hosts.residents(self._place, record.stem))
@@ -138,7 +138,7 @@ class Lab:
             shutil.rmtree(self.directory)
 
     def env(self) -> dict[str, str]:
-        """Return the present environment with SLURM_CONF set, for `subprocess`: sbatch and squeue then reach this lab."""
+        """Return the present environment with SLURM_CONF set, for `subprocess`: sbatch then reaches this lab."""
         return {**os.environ, "SLURM_CONF": str(self.slurm_conf)}
 
     def status(self) -> Status:

@@ -1,4 +1,4 @@
-"""Which processes are ours, by what /proc says: a pid with its start time, or membership of a namespace. Never by name."""
+"""Which processes are ours, as /proc says: by pid and start time, or by namespace. Never by name."""
 
 from __future__ import annotations
 
@@ -49,9 +49,9 @@ def of_pid(pid: int) -> Process | None:
 
 
 def namespace(pid: int, kind: str) -> str:
-    """Return the identity of a namespace of `pid` such as `net:[4026532281]`; empty where it is gone or not ours to see."""
+    """Return the identity of a namespace of `pid` such as `net:[4026532281]`; empty where it cannot be seen."""
     try:
-        return os.readlink(f"/proc/{pid}/ns/{kind}")
+        return str(Path(f"/proc/{pid}/ns/{kind}").readlink())
     except OSError:
         return ""
 
@@ -60,7 +60,7 @@ def inside(kind: str, identity: str) -> list[Process]:
     """Return the living processes (zombies have left) whose namespace of that kind is `identity`."""
     if not identity:
         return []
-    pids = [int(entry) for entry in os.listdir("/proc") if entry.isdigit()]
+    pids = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
     found = (of_pid(pid) for pid in pids if namespace(pid, kind) == identity)
     return [process for process in found if process is not None]
 

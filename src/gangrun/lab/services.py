@@ -1,4 +1,4 @@
-"""The daemons that run on the machine itself: munged, slurmctld, and for accounting MariaDB and slurmdbd. All the lab's own."""
+"""The daemons on the machine itself, all the lab's own: munged, slurmctld; for accounting MariaDB and slurmdbd."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import signal
 
 from gangrun.errors import LabError
 from gangrun.lab import commands, processes
-from gangrun.lab.hosts import slay
 from gangrun.lab.config import mariadb_options
+from gangrun.lab.hosts import slay
 from gangrun.lab.state import Home, Shape
 
 DAEMONS = ("slurmctld", "slurmdbd", "mariadb", "munged")
@@ -110,7 +110,7 @@ def start_slurmdbd(shape: Shape, place: Home) -> None:
 
 
 def _among_nodes(place: Home) -> list[str]:
-    """Return the argv that, put before a command, has it see the nodes' /etc/hosts, where names lead to the lab's addresses."""
+    """Return the argv that, put before a command, has it see the nodes' /etc/hosts: its names lead into the lab."""
     script = f'mount --bind {place.root}/hosts /etc/hosts && exec "$@"'
     return [commands.program("unshare"), "--mount", commands.program("sh"), "-c", script, "sh"]
 

@@ -12,7 +12,7 @@ from gangrun.errors import UsageError
 from gangrun.lab import processes
 
 BASE = Path("/var/tmp")  # noqa: S108 - the directory below is checked to be root's own, see `owned`
-"""Labs live here: on a disk (a database is 100 MB), where ordinary users may read, with a path short enough for sockets."""
+"""Labs live here: on a disk (a database is 100 MB), readable by all, and with paths short enough for sockets."""
 
 PREFIX = "gangrun-lab-"
 NAME = re.compile(r"[a-z][a-z0-9]{0,11}")
@@ -86,7 +86,7 @@ class Home:
 
     @property
     def slurm_conf(self) -> Path:
-        """The one configuration that all daemons and clients share; gres.conf, cgroup.conf and slurmdbd.conf beside it."""
+        """The configuration that all daemons and clients share; gres.conf, cgroup.conf, slurmdbd.conf beside it."""
         return self.root / "slurm.conf"
 
     @property
@@ -135,7 +135,7 @@ class Home:
         return self.run / "mariadb.s"
 
     def pid(self, daemon: str) -> Path:
-        """Record of one daemon: a copy of its /proc/PID/stat. Daemons: slurmctld slurmdbd mariadb munged, and every node."""
+        """Record of a daemon (slurmctld slurmdbd mariadb munged, or a node): a copy of its /proc/PID/stat."""
         return self.run / f"{daemon}.pid"
 
     def log(self, daemon: str) -> Path:
