@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gangrun.lab.state import profile_path
+from gangrun.resolve import clock
 from gangrun.scheduler.commands import silent
 from gangrun.scheduler.model import Scheduler
 from gangrun.spec.profile import LOCAL, SLURM, Cluster, known, load_cluster
+
+if TYPE_CHECKING:
+    from gangrun.scheduler.discover import ClusterFacts, Partition
 
 LAB = "lab"
 
@@ -67,3 +73,53 @@ def scheduler_of(cluster: Cluster, say: Callable[[str], None] = silent) -> Sched
     from gangrun.scheduler.slurm import Slurm
 
     return Slurm(conf=cluster.profile.slurm_conf or "", say=say)
+
+
+def profile_text(facts: ClusterFacts, slurm_conf: str = "") -> str:
+    """A profile for a cluster as it describes itself, with what a person has to decide in comments."""
+    usable = [part for part in facts.partitions if part.up]
+    default = next((part.name for part in usable if part.default), usable[0].name if usable else "")
+    lines = [
+        f"# {facts.name or 'A cluster'}, Slurm {facts.version}, as sinfo and scontrol described it.",
+        'scheduler = "slurm"',
+    ]
+    if slurm_conf:
+        lines.append(f"slurm_conf = {_text(slurm_conf)}")
+    needed = ["account"] if facts.accounts_enforced else []
+    if needed:
+        lines.append(f"require = {json.dumps(needed)}   # jobs without a known account are refused here")
+    if not facts.memory_managed:
+        lines.append("# Memory is not handed out here, so mem has no effect.")
+    lines += ["", "[defaults]   # any key of [allocation], for experiments that do not say it"]
+    if default:
+        lines.append(f"partition = {_text(default)}")
+    lines += ["# cpus = 8      # on each node; without it Slurm gives 1", "# account = …", "# qos = …", ""]
+    lines.append("[partitions]   # alias in experiments = name here")
+    for part in facts.partitions:
+        lines += [f"# {described(part)}", f"{_text(part.name)} = {_text(part.name)}"]
+    return "\n".join(lines) + "\n"
+
+
+def described(part: Partition) -> str:
+    """One partition in one line: its nodes, what is on them, and its limits."""
+    shapes: dict[str, int] = {}
+    for group in part.nodes:
+        gpus = " + ".join(f"{gpu.count} x {gpu.type or 'GPU'}" for gpu in group.gpus)
+        shape = f"{group.cpus} CPUs, {group.memory} MB" + (f", {gpus}" if gpus else "")
+        shapes[shape] = shapes.get(shape, 0) + group.count
+    words = [f"{count} nodes with {shape}" for shape, count in shapes.items()] or ["no nodes"]
+    if part.max_time is not None:
+        words.append(f"at most {clock(part.max_time)}")
+    if part.max_nodes is not None:
+        words.append(f"at most {part.max_nodes} nodes a job")
+    for name, only in (("accounts", part.accounts), ("groups", part.groups), ("qos", part.qos)):
+        if only:
+            words.append(f"{name} {', '.join(only)}")
+    if not part.up:
+        words.append("not up")
+    return "; ".join(words)
+
+
+def _text(value: str) -> str:
+    # JSON's strings are TOML's, but for DEL, which no name here can hold.
+    return json.dumps(value, ensure_ascii=False)
