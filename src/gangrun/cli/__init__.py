@@ -67,12 +67,13 @@ def _run(name: str, words: list[str]) -> int:
         allow_abbrev=False,
     )
     module.add_arguments(parser)
-    flags: list[str] = []
-    if getattr(module, "PASSES_ON", False) and "--" in words:
-        at = words.index("--")
-        words, flags = words[:at], words[at + 1 :]
+    parse = parser.parse_args
+    given = argparse.Namespace()
+    if getattr(module, "PASSES_ON", False):
+        words, given.flags = _split(words)
+        parse = parser.parse_intermixed_args  # FILE --set a=1 FILE
     try:
-        args = parser.parse_args(words, argparse.Namespace(flags=flags))
+        args = parse(words, given)
         code: int = module.run(args)
         sys.stdout.flush()
     except GangrunError as error:
@@ -85,6 +86,12 @@ def _run(name: str, words: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     return code
+
+
+def _split(words: list[str]) -> tuple[list[str], list[str]]:
+    """The words before and after the first `--`."""
+    at = words.index("--") if "--" in words else len(words)
+    return words[:at], words[at + 1 :]
 
 
 def _unknown(word: str) -> int:

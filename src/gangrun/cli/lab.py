@@ -8,7 +8,7 @@ import os
 import shlex
 from dataclasses import asdict
 
-from gangrun.errors import UsageError
+from gangrun.errors import LabError, UsageError
 from gangrun.lab import Lab, Status, packages
 
 
@@ -61,8 +61,7 @@ def run(args: argparse.Namespace) -> int:
             status = lab.status()
             print(json.dumps(asdict(status), indent=1) if args.json else _table(status))
         case "env":
-            lab.status()
-            print(f"export SLURM_CONF={shlex.quote(str(lab.slurm_conf))}")
+            print(f"export SLURM_CONF={shlex.quote(lab.env()['SLURM_CONF'])}")
         case "exec":
             _exec(lab, args.words)
         case "kill":
@@ -115,7 +114,10 @@ def _exec(lab: Lab, words: list[str]) -> None:
     """Become the command: `[NODE] -- CMD…`, or `NODE CMD…` as argparse may have eaten the dashes."""
     node, argv = split_words(words, lab.nodes)
     argv = [*(lab.enter(node) if node else []), *argv]
-    os.execvpe(argv[0], argv, lab.env())  # noqa: S606 - no shell is the point
+    try:
+        os.execvpe(argv[0], argv, lab.env())  # noqa: S606 - no shell is the point
+    except OSError as error:
+        raise LabError(f"cannot run {argv[0]!r}", why=error.strerror or "") from error
 
 
 def split_words(words: list[str], nodes: tuple[str, ...]) -> tuple[str, list[str]]:
