@@ -1,20 +1,21 @@
 """The experiment file and the cluster profile, field by field.
 
-Strings in `command`, `env`, `ready` and `container` may hold references, see `gangrun.plan.refs`.
+Strings in `command`, `env` and `ready` may hold references, see `gangrun.plan.refs`.
 """
 
 from __future__ import annotations
 
 import re
+from datetime import time
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-_MEMORY = re.compile(r"\d+[KMGT]?")
+_MEMORY = re.compile(r"[0-9]+[KMGT]?")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
-_FLAG = re.compile(r"[a-z][a-z0-9-]*")
+_FLAG = re.compile(r"[a-z][a-z0-9-]+")
 _OWNED = re.compile(r"(?:SLURM|SBATCH|SRUN|GANGRUN)_|CUDA_VISIBLE_DEVICES$")
 
 
@@ -26,6 +27,8 @@ def _no_control(text: str) -> str:
 
 def _seconds(value: object) -> int:
     """`36:00:00`, `1-12:00:00`, `90s`, `10m`, `2h`, `1d`; a number is seconds."""
+    if isinstance(value, time) and not value.microsecond:
+        value = value.isoformat("seconds")  # TOML takes 12:00:00 without quotes for a time of day
     if isinstance(value, bool) or not isinstance(value, (int, str)):
         raise ValueError("is no duration: write '36:00:00', '1-12:00:00', '90s', '10m', '2h' or '1d'")
     if isinstance(value, int):
@@ -76,41 +79,49 @@ def _listed(value: object) -> object:
     return [value] if isinstance(value, str) else value
 
 
-def _variables(value: object) -> object:
-    if not isinstance(value, dict):
-        return value
-    for name, content in value.items():
-        if not _VARIABLE.fullmatch(name):
-            raise ValueError(f"{name!r} is no name for an environment variable (letters, digits and _)")
-        if _OWNED.match(name):
-            raise ValueError(f"{name} is set by the launcher or the scheduler; gpus, tasks and launcher decide it")
-        if isinstance(content, bool) or not isinstance(content, (str, int, float)):
-            raise ValueError(f"{name}: write the text that the program should read, such as '1' or 'true'")
-    return {name: str(content) for name, content in value.items()}
+def _variable(name: str) -> str:
+    if not _VARIABLE.fullmatch(name):
+        raise ValueError("is no name for an environment variable (letters, digits and _)")
+    if _OWNED.match(name):
+        raise ValueError("is set by the launcher or the scheduler; gpus, tasks and launcher decide it")
+    return name
 
 
-def _flags(value: object) -> object:
-    if not isinstance(value, dict):
-        return value
-    flags: dict[str, Any] = {}
-    for name, content in value.items():
-        flag = name.replace("_", "-").lstrip("-")
-        if not _FLAG.fullmatch(flag):
-            raise ValueError(f"{name!r} is no long sbatch flag; write 'mail-type' for --mail-type")
-        if not isinstance(content, (bool, str, int, float)):
-            raise ValueError(f"{name}: a flag's value is text, a number, true (a bare flag) or false (take ours away)")
-        if isinstance(content, str) and re.search(r"[\x00-\x1f]", content):
-            raise ValueError(f"{name}: a flag's value cannot hold line breaks or other control characters")
-        flags[flag] = content if isinstance(content, (bool, str)) else str(content)
-    return flags
+def _content(value: object) -> str:
+    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+        raise ValueError("is text: write what the program should read in quotes, such as '1' or 'true'")
+    return _no_control(str(value))
 
 
-def _role_names(value: object) -> object:
-    if isinstance(value, dict):
-        for name in value:
-            if not _NAME.fullmatch(name) or name == "self" or name == "run":
-                raise ValueError(f"{name!r} cannot name a role: letters, digits, - and _, and neither 'self' nor 'run'")
-    return value
+def _flag(name: str) -> str:
+    flag = name.replace("_", "-").removeprefix("--")
+    if not _FLAG.fullmatch(flag):
+        raise ValueError("is no long flag of sbatch; write 'mail-type' for --mail-type")
+    return flag
+
+
+def _flag_value(value: object) -> object:
+    if not isinstance(value, (bool, str, int, float)):
+        raise ValueError("is text, a number, true (a bare flag) or false (take ours away)")
+    return value if isinstance(value, bool) else _one_line(str(value))
+
+
+def _one_line(text: str) -> str:
+    if re.search(r"[\x00-\x1f\x7f]", text):
+        raise ValueError("cannot hold line breaks or other control characters")
+    return text
+
+
+def _role_name(name: str) -> str:
+    if not _NAME.fullmatch(name) or name in ("self", "run"):
+        raise ValueError("cannot name a role: letters, digits, - and _, and neither 'self' nor 'run'")
+    return name
+
+
+def _port_name(name: str) -> str:
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"{name!r} cannot name a port: letters, digits, - and _, such as 'http'")
+    return name
 
 
 def _choice(value: object) -> object:
@@ -131,19 +142,19 @@ Command = Annotated[
     Field(min_length=1),
     WithJsonSchema({"type": "array", "items": {"type": ["string", "number"]}, "minItems": 1}),
 ]
-Names = Annotated[
-    tuple[str, ...],
-    BeforeValidator(_listed),
-    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}),
-]
+_NAMES_SCHEMA = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}
+Names = Annotated[tuple[str, ...], BeforeValidator(_listed), WithJsonSchema(_NAMES_SCHEMA)]
+Line = Annotated[str, AfterValidator(_one_line)]
+Flag = Annotated[str, AfterValidator(_flag)]
+PortName = Annotated[str, AfterValidator(_port_name)]
+PortNames = Annotated[tuple[PortName, ...], BeforeValidator(_listed), WithJsonSchema(_NAMES_SCHEMA)]
+FlagNames = Annotated[tuple[Flag, ...], BeforeValidator(_listed), WithJsonSchema(_NAMES_SCHEMA)]
 Variables = Annotated[
-    dict[str, Text],
-    BeforeValidator(_variables),
+    dict[Annotated[str, AfterValidator(_variable)], Annotated[str, BeforeValidator(_content)]],
     WithJsonSchema({"type": "object", "additionalProperties": {"type": ["string", "number"]}}),
 ]
 Flags = Annotated[
-    dict[str, str | bool],
-    BeforeValidator(_flags),
+    dict[Flag, Annotated[str | bool, BeforeValidator(_flag_value)]],
     WithJsonSchema({"type": "object", "additionalProperties": {"type": ["string", "number", "boolean"]}}),
 ]
 Count = Annotated[int, Field(ge=0, strict=True)]
@@ -238,7 +249,7 @@ class RoleKeys(_Model):
     """Roles that must be ready (or, as mains, done) before this one starts."""
     ready: Ready | None = None
     """When a replica of this role counts as ready."""
-    ports: Names = ()
+    ports: PortNames = ()
     """Names of TCP ports, each replica gets its own."""
     restarts: Count = 0
     """How often a replica that ends badly is started again while the others go on."""
@@ -266,11 +277,11 @@ class Allocation(_Model):
     """Memory on each node, `"500G"`."""
     time: Walltime | None = None
     """Time limit, `"36:00:00"` or `"2-00:00:00"`."""
-    partition: str | None = None
+    partition: Line | None = None
     """Partition, or an alias that the cluster's profile knows."""
-    qos: str | None = None
+    qos: Line | None = None
     """Quality of service; a profile's qos table can bring account, partition, memory and CPUs with it."""
-    account: str | None = None
+    account: Line | None = None
     """Account to charge."""
     sbatch: Flags = {}
     """Any other sbatch flag by its long name; `true` is a bare flag, `false` takes one of ours away."""
@@ -321,16 +332,16 @@ class Spec(RoleKeys):
     """Modules, virtual environment and lines of bash at the start of the job."""
     container: Container | None = None
     """Container of every role that names none."""
-    roles: Annotated[dict[str, Role], BeforeValidator(_role_names)] = {}
+    roles: dict[Annotated[str, AfterValidator(_role_name)], Role] = {}
     """The roles by name."""
 
 
 class Qos(_Model):
     """What comes with a quality of service on this cluster."""
 
-    account: str | None = None
+    account: Line | None = None
     """Account."""
-    partition: str | None = None
+    partition: Line | None = None
     """Partition."""
     mem: Memory | None = None
     """Memory on each node."""
@@ -349,7 +360,7 @@ class Profile(_Model):
     """Path of slurm.conf, where the commands do not find it by themselves."""
     defaults: Allocation = Allocation()
     """Any key of `[allocation]`, used where the experiment says nothing."""
-    partitions: dict[str, str] = {}
+    partitions: dict[str, Line] = {}
     """Alias in experiments → partition here."""
     qos: dict[str, Qos] = {}
     """What each quality of service brings with it."""
@@ -359,7 +370,7 @@ class Profile(_Model):
     """Environment of every job here; the experiment's wins."""
     container: Container | None = None
     """Container for experiments that name none."""
-    require: Names = ()
+    require: FlagNames = ()
     """Flags that this site insists on, such as `account`."""
-    forbid: Names = ()
+    forbid: FlagNames = ()
     """Flags that this site refuses, such as `mem`; they are left out."""
