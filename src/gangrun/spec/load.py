@@ -228,9 +228,12 @@ def _override(text: str) -> tuple[Key, Any]:
     parts = tuple(name.strip().split("."))
     if not equals or not all(parts):
         raise UsageError(f"--set {text!r} is not KEY=VALUE", way_out="write --set allocation.nodes=2")
-    if parts[0] in _PATHS:
-        return parts, str(Path(value).absolute())
-    return parts, toml.value_of(value)
+    given = toml.value_of(value)
+    if parts[0] in _PATHS and isinstance(given, str):
+        return parts, os.path.normpath(Path(given).absolute())
+    if (parts[0] == "env" or (parts[0] == "roles" and parts[2:3] == ("env",))) and parts[-1] != "env":
+        return parts, given if isinstance(given, str) else value  # true and 1e-4 go through as they were typed
+    return parts, given
 
 
 def _nest(key: Key, value: Any) -> Table:
@@ -258,13 +261,25 @@ def _problems(
         yield locate(sources, file, key, ", or ".join(dict.fromkeys(messages)))
 
 
+_SHOULD = {
+    "model_type": "should be a table",
+    "model_attributes_type": "should be a table",
+    "dict_type": "should be a table",
+    "tuple_type": "should be a list",
+    "string_type": "should be text, in quotes",
+    "int_type": "should be a whole number, without quotes",
+    "bool_type": "should be true or false",
+    "too_short": "should hold at least one item",
+}
+"""pydantic's words where they speak of Python rather than of TOML."""
+
+
 def _words(kind: str, message: str, given: object) -> str:
     if kind == "missing":
         return "is missing"
     if kind == "value_error":
         return message.removeprefix("Value error, ")
-    plain = message[0].lower() + message[1:]
-    plain = re.sub(r"^input should be", "should be", plain)
+    plain = _SHOULD.get(kind) or re.sub(r"^input should be", "should be", message[0].lower() + message[1:])
     shown = repr(given)
     return f"{plain}, not {shown if len(shown) <= 60 else shown[:57] + '…'}"
 

@@ -53,16 +53,20 @@ def read(path: Path) -> tuple[Table, dict[Key, int]]:
         place = _ERROR_PLACE.search(str(error))
         line = int(place[1]) if place else text.count("\n") + 1
         what = _ERROR_PLACE.sub("", str(error)).strip()
-        raise SpecError([Problem("", f"is not TOML: {what}", str(path), line)]) from error
+        way_out = "text stands in quotes" if "value" in what.lower() or "after a statement" in what else ""
+        raise SpecError([Problem("", f"is not TOML: {what}", str(path), line, way_out)]) from error
     return values, _Scan(text).lines()
 
 
 def value_of(text: str) -> Any:
-    """A TOML value as on the command line; text that is no TOML value is itself."""
+    """A TOML value as on the command line; text that is no TOML value is itself, and so are dates and times."""
     try:
-        return tomllib.loads(f"value = {text}")["value"]
+        table = tomllib.loads(f"value = {text}")
     except tomllib.TOMLDecodeError:
         return text
+    # A line break in the text can begin a second key; 12:00:00 is a duration here rather than a time of day.
+    plain = len(table) == 1 and isinstance(table["value"], (str, int, float, list, dict))
+    return table["value"] if plain else text
 
 
 class _Scan:
