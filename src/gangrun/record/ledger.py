@@ -115,15 +115,14 @@ def refresh(
 
 
 def _ended_state(run: RunDir, data: bytes, now: float) -> RunState | None:
-    """The state of a run whose end is recorded beyond doubt; reads two lines, however many there are."""
+    """The state of a run whose end is recorded beyond doubt, from the last line alone; None for any other run."""
     if not data.endswith(b"\n") or b'"CancelRequested"' in data:
         return None
     last = decode(data[data.rfind(b"\n", 0, -1) + 1 :])
     if not isinstance(last, Observed) or not _settled(last, now) or not _whole(last):
         return None
-    created = decode(data[: data.find(b"\n")])
     told = History(
-        created=created if isinstance(created, Created) else None,
+        created=Created(t=last.created) if last.created is not None else None,
         job=last.job,
         submitted=last.submitted,
         cluster=last.cluster,
@@ -269,6 +268,7 @@ def _keep(one: _Run, state: RunState, now: float) -> None:
         attempt=state.attempt,
         cause=state.cause,
         failed=state.failed,
+        created=state.created,
         submitted=state.submitted,
         cluster=state.cluster,
         t=now,

@@ -149,7 +149,7 @@ class Store:
             f"no run {text!r}",
             where=str(self.root),
             why=f"near it: {', '.join(near)}" if near else "",
-            way_out="give a run id or its beginning, experiment/step, a path, a job id or latest; `gangrun ls` has them",
+            way_out="give a run id or its beginning, experiment/step, a path, a job id or latest; see `gangrun ls`",
         )
 
     def _source(self, project: str | os.PathLike[str]) -> Source:
