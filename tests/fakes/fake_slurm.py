@@ -208,6 +208,15 @@ class Down(FakeSlurm):
         return 8 if program == "scancel" else 1
 
 
+class DownSlowly(Down):
+    """As the real one: ping knows at once, every other command only after its time."""
+
+    def main(self, program: str, argv: list[str]) -> int:
+        if argv != ["ping"]:
+            time.sleep(60)
+        return super().main(program, argv)
+
+
 class DownAtFirst(Down):
     def up(self) -> bool:
         return self.again("up") >= 2
@@ -305,6 +314,15 @@ class Slow(FakeSlurm):
 
     def main(self, program: str, argv: list[str]) -> int:
         time.sleep(0.2)
+        return super().main(program, argv)
+
+
+class SlowQueue(FakeSlurm):
+    """squeue takes longer than one is used to."""
+
+    def main(self, program: str, argv: list[str]) -> int:
+        if program == "squeue":
+            time.sleep(1.5)
         return super().main(program, argv)
 
 

@@ -29,6 +29,9 @@ _OF_A_JOB = frozenset(
     }
 )  # fmt: skip
 
+# Slurm's commands answer in hundredths of a second, and give a controller up that is down after 9 to 10 s.
+_PROMPT = 1.0
+
 _ELSEWHERE = "log in to a machine of the cluster, load its Slurm module, or choose `GANGRUN_CLUSTER=local`"
 _NO_CONFIGURATION = re.compile(r"Could not establish a configuration source|cannot stat file .*slurm\.conf")
 
@@ -77,11 +80,13 @@ def run(
     env: Mapping[str, str],
     timeout: float,
     patience: Callable[[str], float | None] | None = None,
+    doubt: Callable[[], None] | None = None,
 ) -> Answer:
     """Runs one program with nothing on its stdin and gives what it said; after `timeout` seconds it is killed.
 
     `patience` is called with each line of stderr as it comes and may return how many seconds the program has from
-    then on. Raises ProgramMissing. On any way out, Ctrl-C included, the program and its children are gone.
+    then on; `doubt` is called once where the program has not ended within a second, and may raise. Raises
+    ProgramMissing. On any way out, Ctrl-C included, the program and its children are gone.
     """
     try:
         program = subprocess.Popen(
@@ -98,7 +103,7 @@ def run(
         ) from error
     with program:
         try:
-            out, err, code = _listen(program, monotonic() + timeout, patience)
+            out, err, code = _listen(program, monotonic() + timeout, patience, doubt)
         finally:
             if program.poll() is None:
                 with suppress(ProcessLookupError):
@@ -112,16 +117,23 @@ def run(
 
 
 def _listen(
-    program: subprocess.Popen[bytes], deadline: float, patience: Callable[[str], float | None] | None
+    program: subprocess.Popen[bytes],
+    deadline: float,
+    patience: Callable[[str], float | None] | None,
+    doubt: Callable[[], None] | None,
 ) -> tuple[str, str, int | None]:
     """Reads both streams until they end or the deadline comes; stdout, stderr, exit code."""
     heard = {stream: bytearray() for stream in (program.stdout, program.stderr) if stream}
     told = 0
+    doubtful = monotonic() + _PROMPT
     with selectors.DefaultSelector() as waiting:
         for stream in heard:
             waiting.register(stream, selectors.EVENT_READ)
         while waiting.get_map() and (left := deadline - monotonic()) > 0:
-            for key, _ in waiting.select(left):
+            if doubt and monotonic() >= doubtful:
+                doubt()
+                doubt = None
+            for key, _ in waiting.select(min(left, _PROMPT) if doubt else left):
                 chunk = os.read(key.fd, 1 << 16)
                 if not chunk:
                     waiting.unregister(key.fileobj)

@@ -124,12 +124,12 @@ def _number(text: str | None) -> int | None:
 
 
 def configured() -> bool:
-    """Whether this machine belongs to a Slurm cluster, up or down. Asked by ping, which waits for nobody."""
+    """Whether this machine belongs to a Slurm cluster, up, down or hanging. Asked by ping, which waits for nobody."""
     try:
         answer = run(scontrol.PING, env=reading_environment(os.environ), timeout=10.0)
     except ProgramMissing:
         return False
-    return scontrol.up(answer.out) is not None
+    return answer.code is None or scontrol.up(answer.out) is not None
 
 
 def cluster_name(slurm: Slurm) -> str:

@@ -22,6 +22,8 @@ _FRESH = 10.0
 # so only what is alive or was submitted in this call (clocks differ by seconds between machines) counts as ours.
 _CLOCKS = 60.0
 
+_DOWN = "Unable to contact slurm controller: it is down"
+
 
 class Slurm:
     """A Slurm cluster, reached through its own commands.
@@ -114,7 +116,7 @@ class Slurm:
         """Asks Slurm to end these jobs gracefully. Raises Unreachable, or Rejected for a job that is not yours."""
         for part in batches([job for job in dict.fromkeys(jobs) if job_base(job)]):
             # Slurm takes them one by one; a busy controller made scancel of 500 jobs last minutes.
-            answer = self._run(scancel.cancel(part), self._timeout + 0.5 * len(part))
+            answer = self._ask(scancel.cancel(part), self._timeout + 0.5 * len(part))
             words = scancel.complaints(answer)
             if answer.code is None or sbatch.passing("\n".join(words)) or (answer.code and not answer.err.strip()):
                 self._fail(answer)
@@ -129,10 +131,13 @@ class Slurm:
     def _await_controller(self, wait: _Wait, doubt: sbatch.Unclear | None) -> None:
         """Until the controller answers. Asked by ping, which knows at once what other commands find out after 10 s."""
         while monotonic() - self._answered > _FRESH:
-            ping = self._run(scontrol.PING, self._timeout)
-            if scontrol.up(ping.out) is not False:
-                return  # up, or a ping that says nothing: sbatch will
-            wait.pause("Unable to contact slurm controller: it is down", sent=bool(doubt and doubt.sent))
+            if not self._down():
+                return
+            wait.pause(_DOWN, sent=bool(doubt and doubt.sent))
+
+    def _down(self) -> bool:
+        """Whether the controller is known to be down; a ping that says nothing leaves it to the command itself."""
+        return scontrol.up(self._run(scontrol.PING, self._timeout).out) is False
 
     def _look_for(self, name: str, began: float, seconds: float) -> str | None:
         """The job under this name if the controller took it in after all; looked for during some seconds, as a busy
@@ -176,12 +181,21 @@ class Slurm:
         return answer.out
 
     def _read(self, argv: Sequence[str]) -> str:
-        answer = self._run(argv, self._timeout)
+        answer = self._ask(argv, self._timeout)
         # squeue says so of a single id that it does not know, and exits with 1; of several it prints those it knows.
         if answer.code != 0 and "Invalid job id specified" not in answer.err:
             self._fail(answer)
         self._answered = monotonic()
         return answer.out
+
+    def _ask(self, argv: Sequence[str], timeout: float) -> Answer:
+        """A command that needs the controller, given up early where a ping says that it is down."""
+
+        def doubt() -> None:
+            if self._down():
+                self._fail(Answer(tuple(argv), 1, "", _DOWN))
+
+        return run(argv, env=reading_environment(os.environ, self._conf), timeout=timeout, doubt=doubt)
 
     def _run(self, argv: Sequence[str], timeout: float) -> Answer:
         return run(argv, env=reading_environment(os.environ, self._conf), timeout=timeout)

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+from fake_slurm import Down, FakeSlurm, Installed, Unconfigured
 from recordings import VERSIONS, refusals, text
 
 from gangrun.scheduler import discover, scancel, scontrol, sinfo
@@ -118,9 +120,27 @@ def test_scancel_complains_of_what_matters(version: str) -> None:
     assert scancel.complaints(Answer((), 1, "", ended)) == []
 
 
-def test_collect_asks_three_times(fake_slurm: Callable[..., object]) -> None:
+@pytest.mark.parametrize(("kind", "expected"), [(FakeSlurm, True), (Down, True), (Unconfigured, False)])
+def test_whether_this_machine_belongs_to_a_cluster(
+    fake_slurm: Callable[..., Installed], kind: type[FakeSlurm], expected: bool
+) -> None:
+    fake_slurm(kind)
+    assert discover.configured() is expected
+
+
+def test_without_slurms_commands_it_belongs_to_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert discover.configured() is False
+
+
+def test_the_name_of_the_cluster(fake_slurm: Callable[..., Installed]) -> None:
+    fake_slurm()
+    assert discover.cluster_name(Slurm()) == "fake"
+
+
+def test_collect_asks_three_times(fake_slurm: Callable[..., Installed]) -> None:
     fake = fake_slurm()
     facts = discover.collect(Slurm())
     assert facts.name == "fake"
     assert facts.partitions[0].nodes[0].gpus == (Gpus(8, "h100"),)
-    assert len(fake.calls()) == 3  # type: ignore[attr-defined]
+    assert len(fake.calls()) == 3

@@ -185,6 +185,12 @@ def test_when_it_stays_unknown_the_user_is_told_to_look(
     assert fake.jobs() == []
 
 
+def test_a_command_that_takes_longer_than_a_ping_is_waited_for(fake_slurm: Start) -> None:
+    fake = fake_slurm(fakes.SlowQueue)
+    assert Slurm().status(["1", "2"]) == {}
+    assert [call["program"] for call in fake.calls()] == ["scontrol", "squeue", "sacct"]
+
+
 def test_a_slow_cluster_is_no_trouble(fake_slurm: Start, submission: Submission) -> None:
     fake_slurm(fakes.Slow)
     slurm = Slurm()
@@ -321,6 +327,15 @@ def test_reading_from_a_controller_that_is_down(fake_slurm: Start) -> None:
         with pytest.raises(Unreachable, match="Unable to contact slurm controller") as caught:
             action()
         assert "controller does not answer" in caught.value.why
+
+
+def test_reading_does_not_wait_for_a_controller_that_a_ping_finds_down(fake_slurm: Start) -> None:
+    fake_slurm(fakes.DownSlowly)
+    for action in (lambda: Slurm().status(["1"]), lambda: Slurm().cancel(["1"])):
+        began = time.monotonic()
+        with pytest.raises(Unreachable, match="it is down"):
+            action()
+        assert time.monotonic() - began < 5
 
 
 def test_reading_that_hangs(fake_slurm: Start) -> None:
