@@ -81,10 +81,10 @@ def spawn(argv: Sequence[str], *, record: Path, log: Path, env: Mapping[str, str
 
     def identity() -> Process | None:
         try:
-            pid, _, started = processes.parse_stat(record.read_text())
+            stat = processes.parse_stat(record.read_text())
         except (OSError, ValueError):
             return None
-        return Process(pid, started)
+        return Process(stat.pid, stat.started)
 
     return wait_for(identity, 10, f"{argv[0]} to start", log=log)
 

@@ -137,7 +137,8 @@ def power_on(shape: Shape, place: Home, node: str) -> None:
             commands.program("nsenter"),
             f"--net={NETNS / netns(shape.name, node)}",
             commands.program("unshare"),
-            *("--mount", "--uts", "--pid", "--fork", "--kill-child", "--mount-proc"),
+            # What the machine mounts or unmounts later, the node sees; never the other way round.
+            *("--mount", "--propagation=slave", "--uts", "--pid", "--fork", "--kill-child", "--mount-proc"),
             commands.program("bash"),
             str(place.run / f"{node}.sh"),
         ],

@@ -104,6 +104,10 @@ class Lab:
         self.down()
         try:
             self.directory.mkdir(mode=0o755)
+        except FileExistsError as error:
+            raise self._being_built() from error
+        try:
+            processes.record(self._place.builder)
             self.directory.chmod(0o755)
             with hosts.free_subnet() as subnet:
                 shape = Shape(
@@ -121,37 +125,52 @@ class Lab:
                 state.write(self._place, shape)
                 hosts.build_switch(shape)
             self._build(shape)
+            self._place.builder.unlink()
         except BaseException:
             self.down()
             raise
 
     def down(self) -> None:
-        """Remove every trace: processes, network, directory. A lab half-built, crashed or not there is fine."""
+        """Remove every trace: processes, network, directory. A lab half-built, crashed or not there is fine.
+
+        LabError where another process is building it just now.
+        """
         _require_root()
+        if self.directory.is_symlink() or (self.directory.exists() and not state.owned(self.directory)):
+            raise LabError("is not a lab's directory: somebody else made it", where=str(self.directory))
+        builder = processes.recorded(self._place.builder)
+        if builder is not None and builder.pid != os.getpid():
+            raise self._being_built()
+        self._place.profile.unlink(missing_ok=True)
         for record in sorted(self._place.run.glob("node*.pid")):
             hosts.slay(hosts.residents(self._place, record.stem))
         services.kill_all(self._place)
         hosts.demolish(self.name)
-        if self.directory.is_symlink() or (self.directory.exists() and not state.owned(self.directory)):
-            raise LabError("is not a lab's directory: somebody else made it", where=str(self.directory))
         if self.directory.exists():
             shutil.rmtree(self.directory)
 
     def env(self) -> dict[str, str]:
-        """Return the present environment with SLURM_CONF set, for `subprocess`: sbatch then reaches this lab."""
+        """Return the present environment with SLURM_CONF set, for `subprocess`: sbatch then reaches this lab.
+
+        LabError where it is not up. Needs no root.
+        """
+        self._shape()
         return {**os.environ, "SLURM_CONF": str(self.slurm_conf)}
 
     def status(self) -> Status:
         """Return how it is. LabError where it is not up."""
+        _require_root()
         shape = self._shape()
-        seen = self._slurm_states()
+        slurmctld = processes.recorded(self._place.pid("slurmctld")) is not None
+        # Without slurmctld, sinfo would take 10 s to say nothing.
+        seen = self._slurm_states() if slurmctld else {}
         return Status(
             name=self.name,
             directory=str(self.directory),
             profile=str(self._place.profile),
             slurm_conf=str(self.slurm_conf),
             network=f"10.77.{shape.subnet}.0/24",
-            slurmctld=processes.recorded(self._place.pid("slurmctld")) is not None,
+            slurmctld=slurmctld,
             accounting=shape.accounting,
             nodes=tuple(
                 NodeStatus(
@@ -167,9 +186,14 @@ class Lab:
         )
 
     def enter(self, node: str) -> list[str]:
-        """Return the argv that, put before a command, runs it on a node. LabError where the node is off."""
+        """Return the argv that, put before a command, runs it on a node, in the present directory.
+
+        LabError where the node is off.
+        """
         self._node(node)
-        return hosts.enter(self._place, node)
+        # Entering a mount namespace leads to its root; a full path holds on both sides.
+        here = [commands.program("sh"), "-c", 'cd -- "$0" && exec "$@"', str(Path.cwd())]
+        return [*hosts.enter(self._place, node), *here]
 
     def processes(self, node: str) -> list[tuple[int, str]]:
         """Return (pid on the machine, command line) of what jobs have running on a node.
@@ -208,11 +232,13 @@ class Lab:
 
     def stop_slurmctld(self) -> None:
         """End slurmctld in order; jobs go on without it."""
+        _require_root()
         self._shape()
         services.stop_slurmctld(self._place)
 
     def start_slurmctld(self) -> None:
         """Start slurmctld after `stop_slurmctld`, and wait until it answers. UsageError where it runs."""
+        _require_root()
         self._shape()
         if processes.recorded(self._place.pid("slurmctld")) is not None:
             raise UsageError("slurmctld is running", where=f"lab {self.name}", way_out="gangrun lab restart slurmctld")
@@ -230,6 +256,9 @@ class Lab:
         hosts.start_slurmd(self._place, node)
         self._await_slurmd(node)
 
+    def _being_built(self) -> LabError:
+        return LabError(f"a lab called {self.name} is being built just now", way_out="wait, or take another --name")
+
     def _shape(self) -> Shape:
         shape = state.read(self._place)
         if shape is None or not self._place.profile.is_file():
@@ -237,6 +266,7 @@ class Lab:
         return shape
 
     def _node(self, node: str) -> Shape:
+        _require_root()
         shape = self._shape()
         shape.index(node)
         return shape

@@ -6,6 +6,7 @@ import os
 import signal
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,32 +21,53 @@ class Process:
     def alive(self) -> bool:
         """Whether it still runs; a zombie does not."""
         stat = _stat(self.pid)
-        return stat is not None and stat[0] not in "ZX" and stat[1] == self.started
+        return stat is not None and stat.state not in "ZX" and stat.started == self.started
 
 
-def parse_stat(text: str) -> tuple[int, str, int]:
-    """Return (pid, state letter, start time in ticks) of one /proc/PID/stat; ValueError where the text is not whole."""
+class Stat(NamedTuple):
+    """What is used of /proc/PID/stat."""
+
+    pid: int
+    state: str
+    session: int
+    started: int
+
+
+def parse_stat(text: str) -> Stat:
+    """Read one /proc/PID/stat, whose command may hold blanks and brackets. ValueError where the text is not whole."""
     head, _, tail = text.rpartition(")")
     fields = tail.split()
     if not head or len(fields) < 20:
         raise ValueError("not a whole line of /proc/PID/stat")
-    return int(head.split()[0]), fields[0], int(fields[19])
+    return Stat(pid=int(head.split()[0]), state=fields[0], session=int(fields[3]), started=int(fields[19]))
+
+
+def record(path: Path) -> None:
+    """Record this very process in `path`."""
+    path.write_text(Path("/proc/self/stat").read_text())
 
 
 def recorded(path: Path) -> Process | None:
     """Return the process that `path` (a copy of its /proc/PID/stat) recorded, if it still lives."""
     try:
-        pid, _, started = parse_stat(path.read_text())
+        stat = parse_stat(path.read_text())
     except (OSError, ValueError):
         return None
-    process = Process(pid, started)
+    process = Process(stat.pid, stat.started)
     return process if process.alive else None
 
 
 def of_pid(pid: int) -> Process | None:
     """Return the living process with that pid."""
     stat = _stat(pid)
-    return Process(pid, stat[1]) if stat is not None and stat[0] not in "ZX" else None
+    return Process(pid, stat.started) if stat is not None and stat.state not in "ZX" else None
+
+
+def session(leader: Process) -> list[Process]:
+    """Return the living processes of the session that `leader` leads; none where it is gone, for then nobody knows."""
+    stats = [stat for pid in _pids() if (stat := _stat(pid)) is not None and stat.session == leader.pid]
+    found = [Process(stat.pid, stat.started) for stat in stats if stat.state not in "ZX"]
+    return found if leader.alive else []
 
 
 def namespace(pid: int, kind: str) -> str:
@@ -60,8 +82,7 @@ def inside(kind: str, identity: str) -> list[Process]:
     """Return the living processes (zombies have left) whose namespace of that kind is `identity`."""
     if not identity:
         return []
-    pids = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
-    found = (of_pid(pid) for pid in pids if namespace(pid, kind) == identity)
+    found = (of_pid(pid) for pid in _pids() if namespace(pid, kind) == identity)
     return [process for process in found if process is not None]
 
 
@@ -104,9 +125,12 @@ def send(process: Process, number: signal.Signals) -> None:
         os.close(handle)
 
 
-def _stat(pid: int) -> tuple[str, int] | None:
+def _pids() -> list[int]:
+    return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+
+
+def _stat(pid: int) -> Stat | None:
     try:
-        _, state, started = parse_stat(Path(f"/proc/{pid}/stat").read_text())
+        return parse_stat(Path(f"/proc/{pid}/stat").read_text())
     except (OSError, ValueError):
         return None
-    return state, started

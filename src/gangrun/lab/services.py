@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import shlex
 import signal
 
 from gangrun.errors import LabError
@@ -53,7 +54,7 @@ def start_slurmctld(place: Home) -> None:
     def answers() -> bool:
         if not process.alive:
             raise LabError("slurmctld ended as soon as it started", why=commands.tail(log))
-        return commands.succeeds("scontrol", "show", "partition", "-o", env=env, limit=5)
+        return commands.succeeds("scontrol", "show", "partition", "-o", env=env, limit=2)
 
     commands.wait_until(answers, 30, "slurmctld to answer", log=log)
 
@@ -70,24 +71,31 @@ def stop_slurmctld(place: Home) -> None:
 def start_database(place: Home) -> None:
     """Make an empty MariaDB in the lab's directory and start it; root gets in through the socket, nobody by network."""
     place.database.mkdir(mode=0o700)
-    commands.run(
-        "mariadb-install-db",
+    make = [
+        commands.program("mariadb-install-db"),
         "--no-defaults",
         f"--datadir={place.database}",
         "--user=root",
         "--auth-root-authentication-method=socket",
         "--auth-root-socket-user=root",
         "--skip-test-db",
-        env=commands.environment(),
-        limit=120,
-    )
-    commands.spawn(
-        [commands.program("mariadbd"), "--no-defaults", *mariadb_options(place)],
+    ]
+    serve = [commands.program("mariadbd"), "--no-defaults", *mariadb_options(place)]
+    log = place.log("mariadb")
+    # Both under one record, so that `down` finds the first as well if `up` is killed meanwhile.
+    process = commands.spawn(
+        [commands.program("sh"), "-c", f"{shlex.join(make)} && exec {shlex.join(serve)}"],
         record=place.pid("mariadb"),
-        log=place.log("mariadb"),
+        log=log,
         env=commands.environment(),
     )
-    commands.wait_until(place.database_socket.is_socket, 60, "MariaDB's socket", log=place.log("mariadb"))
+
+    def ready() -> bool:
+        if not process.alive:
+            raise LabError("MariaDB ended as soon as it started", why=commands.tail(log))
+        return place.database_socket.is_socket()
+
+    commands.wait_until(ready, 120, "MariaDB's socket", log=log)
 
 
 def start_slurmdbd(shape: Shape, place: Home) -> None:
@@ -112,10 +120,17 @@ def start_slurmdbd(shape: Shape, place: Home) -> None:
 def _among_nodes(place: Home) -> list[str]:
     """Return the argv that, put before a command, has it see the nodes' /etc/hosts: its names lead into the lab."""
     script = f'mount --bind {place.root}/hosts /etc/hosts && exec "$@"'
-    return [commands.program("unshare"), "--mount", commands.program("sh"), "-c", script, "sh"]
+    return [commands.program("unshare"), "--mount", "--propagation=slave", commands.program("sh"), "-c", script, "sh"]
 
 
 def kill_all(place: Home) -> None:
-    """Kill every recorded daemon of the machine at once."""
-    recorded = (processes.recorded(place.pid(daemon)) for daemon in DAEMONS)
-    slay([process for process in recorded if process is not None])
+    """Kill every recorded daemon of the machine at once, and what it started (each leads a session of its own)."""
+    for daemon in DAEMONS:
+        leader = processes.recorded(place.pid(daemon))
+        if leader is None:
+            continue
+        # Stopped, it starts nothing more, and as long as it is there its session can be told from others.
+        processes.send(leader, signal.SIGSTOP)
+        while members := [process for process in processes.session(leader) if process != leader]:
+            slay(members)
+        slay([leader])

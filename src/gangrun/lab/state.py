@@ -80,6 +80,11 @@ class Home:
         return self.root / "lab.json"
 
     @property
+    def builder(self) -> Path:
+        """Record of the process that is in the middle of `up`."""
+        return self.root / "builder.pid"
+
+    @property
     def profile(self) -> Path:
         """The cluster profile; written last by `up`, so its presence says that `up` came to its end."""
         return self.root / "profile.toml"
