@@ -7,11 +7,12 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gangrun.errors import RecordError, RunNotFound
-from gangrun.record.events import Created, Found, Note, Submitted, decode_all, encode
+from gangrun.record.events import Created, Event, Found, Note, Submitted, encode
 from gangrun.record.naming import readings, run_id, sanitise, stamp_key, stamps
 from gangrun.record.rundir import EVENTS, LATEST, RunDir
 from gangrun.record.words import refusal
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from gangrun.record.source import Source
 
 _JOB = re.compile(r"(?:[1-9][0-9]*(?:[_+.][0-9]+)?|local-[0-9]+-[0-9]+)\Z")
+_SECOND = len("YYMMDD_HHMMSS")
 _NEAR = 5
 """Names shown where a name is ambiguous or unknown."""
 
@@ -99,7 +101,8 @@ class Store:
             return self._by_path(text)
         runs = list(self.runs())
         if text == LATEST and runs:
-            return runs[0]
+            # Stamps order the runs of one step; those that several steps got in the same second their events order.
+            return max(takewhile(lambda run: run.stamp[:_SECOND] == runs[0].stamp[:_SECOND], runs), key=_created)
         same = [run for run in runs if run.run_id == text]
         if not same and _JOB.match(text):
             # The newest: Slurm counts anew when its state is lost, and every cluster counts for itself.
@@ -130,9 +133,10 @@ class Store:
                 for place in (path, *path.parents) if path.exists() else ():
                     if stamp_key(place.name) and (place / EVENTS).exists():
                         return RunDir(place)
-            except OSError:  # too long for a path, or a directory closed to us
+                found = _runs_in(str(path))
+            except (OSError, ValueError):  # too long or too odd for a path, or a directory closed to us
                 continue
-            if found := _runs_in(str(path)):
+            if found:
                 return RunDir(max(found)[1])
         raise self._unknown(text, list(self.runs()))
 
@@ -262,9 +266,17 @@ def _runs_in(folder: str) -> list[tuple[tuple[str, int], str]]:
     return [(key, f"{folder}/{name}") for name in _folders(folder) if (key := stamp_key(name))]
 
 
-def _jobs(run: RunDir) -> set[str]:
+def _events(run: RunDir) -> list[Event]:
     try:
-        data = run.read_events_bytes()
+        return run.read_events()
     except RecordError:
-        return set()
-    return {event.job for event in decode_all(data) if isinstance(event, (Submitted, Found))}
+        return []  # one damaged run does not keep the others from being found
+
+
+def _created(run: RunDir) -> tuple[float, tuple[str, int] | None]:
+    when = next((event.t for event in _events(run) if isinstance(event, Created)), 0.0)
+    return when, stamp_key(run.stamp)
+
+
+def _jobs(run: RunDir) -> set[str]:
+    return {event.job for event in _events(run) if isinstance(event, (Submitted, Found))}
