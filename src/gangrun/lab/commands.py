@@ -16,8 +16,9 @@ from gangrun.lab.processes import Process
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 """Where the daemons look for programs; an ordinary user's PATH lacks the sbin directories."""
 
-_SPAWN = 'read -r stat </proc/$$/stat && printf "%s\\n" "$stat" >"$0" && exec "$@"'
-"""The record is written before the exec, which changes neither pid nor start time: no daemon lives unrecorded."""
+_SPAWN = 'umask 022 && read -r stat </proc/$$/stat && printf "%s\\n" "$stat" >"$0" && exec "$@"'
+"""The record is written before the exec, which changes neither pid nor start time: no daemon lives unrecorded. The
+umask is set because job users must reach sockets and read logs and records, whatever root's umask is."""
 
 
 def program(name: str) -> str:

@@ -292,6 +292,7 @@ class Lab:
         )
         for path, (text, mode) in files.items():
             path.touch(mode)
+            path.chmod(mode)
             path.write_text(text)
         _make_devices(shape, place)
         with ThreadPoolExecutor(max_workers=1) as beside:

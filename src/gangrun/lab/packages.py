@@ -46,11 +46,16 @@ def require(*, accounting: bool) -> None:
     """LabError that names what is missing, and how to get it."""
     absent = missing(accounting=accounting)
     if absent:
-        raise LabError(
-            "programs of a Slurm cluster are not installed",
-            why=f"missing packages (by their names in Debian and Ubuntu): {' '.join(absent)}",
-            way_out=f"gangrun lab up --install, or: apt-get install --no-install-recommends {' '.join(absent)}",
-        )
+        raise lack(absent)
+
+
+def lack(absent: list[str]) -> LabError:
+    """Return the error for packages that are not here."""
+    return LabError(
+        "programs of a Slurm cluster are not installed",
+        why=f"missing packages (by their names in Debian and Ubuntu): {' '.join(absent)}",
+        way_out=f"gangrun lab up --install, or: apt-get install --no-install-recommends {' '.join(absent)}",
+    )
 
 
 def install(*, accounting: bool) -> list[str]:

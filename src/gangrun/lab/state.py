@@ -169,6 +169,7 @@ def owned(root: Path) -> bool:
 def write(place: Home, shape: Shape) -> None:
     """Record `shape` and the present boot."""
     place.shape.write_text(json.dumps({"boot": _boot(), **asdict(shape)}, indent=1) + "\n")
+    place.shape.chmod(0o644)
 
 
 def read(place: Home) -> Shape | None:
