@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any
 
 from gangrun.record.facts import AttemptFacts, ReplicaFacts
@@ -17,7 +17,10 @@ LAST_LINES = 10
 
 def as_data(state: RunState, facts: AttemptFacts | None = None) -> dict[str, Any]:
     """One run for `--json`: the fields of RunState, and with facts its replicas by name."""
-    data = asdict(state)
+    # asdict() copies every value deeply, which over 10,000 runs took longer than reading them.
+    data = {field.name: getattr(state, field.name) for field in fields(state)}
+    if state.failed is not None:
+        data["failed"] = asdict(state.failed)
     if facts is not None:
         data["hosts"] = list(facts.hosts)
         data["replicas"] = {name: asdict(replica) for name, replica in (facts.replicas or {}).items()}
