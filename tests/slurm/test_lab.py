@@ -314,8 +314,13 @@ def test_up_replaces_a_lab_whose_daemons_all_died(tmp_path: Path) -> None:
         lab.kill("node1")
         lab.stop_slurmctld()
         assert profile_path("testd") is None
-        lab.up(nodes=2, gpus=0)
+        umask = os.umask(0o077)
+        try:
+            lab.up(nodes=2, gpus=0)
+        finally:
+            os.umask(umask)
         assert profile_path("testd") is not None
+        assert slurm(lab, "srun", "-N2", "id", "-un", user="nobody").split() == ["nobody", "nobody"]
         assert set(slurm(lab, "srun", "-N2", "hostname").split()) == {"node1", "node2"}
     finally:
         lab.down()

@@ -103,12 +103,11 @@ class Lab:
             )
         self.down()
         try:
-            self.directory.mkdir(mode=0o755)
+            state.make_directory(self.directory)
         except FileExistsError as error:
             raise self._being_built() from error
         try:
             processes.record(self._place.builder)
-            self.directory.chmod(0o755)
             with hosts.free_subnet() as subnet:
                 shape = Shape(
                     name=self.name,
@@ -279,10 +278,11 @@ class Lab:
 
     def _build(self, shape: Shape) -> None:
         place = self._place
-        for path, mode in ((place.run, 0o755), (place.logs, 0o755), (place.devices, 0o755), (place.controller, 0o700)):
-            _mkdir(path, mode)
+        for path in (place.run, place.munge_socket.parent, place.logs, place.devices, place.spool):
+            state.make_directory(path)
         for node in shape.node_names:
-            _mkdir(place.spool / node, 0o755)
+            state.make_directory(place.spool / node)
+        place.controller.mkdir(mode=0o700)
         files = config.files(
             shape,
             place,
@@ -327,11 +327,6 @@ class Lab:
     def _await_slurmd(self, node: str) -> None:
         log = self._place.logs / f"slurmd-{node}.log"
         commands.wait_until(lambda: hosts.slurmd(self._place, node) is not None, 30, f"slurmd on {node}", log=log)
-
-
-def _mkdir(path: Path, mode: int) -> None:
-    path.mkdir(parents=True)
-    path.chmod(mode)
 
 
 def _make_devices(shape: Shape, place: Home) -> None:

@@ -18,7 +18,6 @@ DAEMONS = ("slurmctld", "slurmdbd", "mariadb", "munged")
 
 def start_munged(place: Home) -> None:
     """Start a munged with a key and a socket of the lab's own; the machine's, if there is one, is left alone."""
-    place.munge_socket.parent.mkdir(mode=0o755)
     place.munge_key.touch(0o600)
     place.munge_key.write_bytes(secrets.token_bytes(128))
     commands.spawn(

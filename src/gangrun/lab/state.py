@@ -166,6 +166,12 @@ def owned(root: Path) -> bool:
     return stat.S_ISDIR(found.st_mode) and found.st_uid == 0 and not found.st_mode & 0o022
 
 
+def make_directory(path: Path) -> None:
+    """Make a directory that job users can enter, whatever root's umask is. FileExistsError where it is there."""
+    path.mkdir(mode=0o755)
+    path.chmod(0o755)
+
+
 def write(place: Home, shape: Shape) -> None:
     """Record `shape` and the present boot."""
     place.shape.write_text(json.dumps({"boot": _boot(), **asdict(shape)}, indent=1) + "\n")
