@@ -319,38 +319,42 @@ gone_within() {
 # and `node_rank` are set. The command runs in front, so that it has the signals and the end that it would have alone.
 task() {
   local name=$1 gpus=$2 cpus=$3 address=$4 port=$5 status=$GANGRUN_RUN_DIR/attempts/$GANGRUN_ATTEMPT/status
-  local token=$GANGRUN_JOB/$GANGRUN_ATTEMPT/$1/$rank/ stopped='' code variable given picked index pipe='' beat
+  local token=$GANGRUN_JOB/$GANGRUN_ATTEMPT/$1/$rank/ stopped='' code variable given wanted picked index pipe='' beat
   shift 5
   trap 'stopped=yes' TERM
   trap : HUP INT USR1 USR2
-  exec 2>&1
   if ((local_rank == 0)); then
     coproc BEAT { beat "$status/$name.$node_rank.beat"; }
     pipe=${BEAT[1]} beat=$BEAT_PID
   fi
   [[ -z ${SLURM_STEP_ID:-} || $rank != 0 ]] || printf '%s\n' "$SLURM_JOB_ID.$SLURM_STEP_ID" >"$status/$name.step"
-  (
-    # Of the devices that the scheduler gave, by whatever name, those at the replica's indices.
-    for variable in CUDA_VISIBLE_DEVICES ROCR_VISIBLE_DEVICES HIP_VISIBLE_DEVICES ZE_AFFINITY_MASK GPU_DEVICE_ORDINAL; do
-      [[ $variable == CUDA* || -n ${!variable:-} ]] || continue
-      IFS=, read -ra given <<<"${!variable:-}"
-      picked=''
-      for index in ${gpus//,/ }; do picked+=,${given[index]:-$index}; done
-      export "$variable=${picked#,}"
-    done
-    if [[ -n $cpus ]]; then
-      export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$cpus}"
-      [[ -z ${SLURM_STEP_ID:-} ]] || export SLURM_CPUS_PER_TASK="$cpus"
-    fi
-    if [[ -n $address ]]; then
-      export RANK="$rank" LOCAL_RANK="$local_rank" WORLD_SIZE="$world" NODE_RANK="$node_rank"
-      export MASTER_ADDR="$address" MASTER_PORT="$port"
-    fi
-    export GANGRUN_REPLICA="$name" GANGRUN_TASK="$token" GANGRUN_RANK="$rank" GANGRUN_LOCAL_RANK="$local_rank"
-    export GANGRUN_WORLD_SIZE="$world" GANGRUN_NODE_RANK="$node_rank"
-    [[ -z $stopped ]] || exit 143
-    exec -- "$@"
-  )
+  # Bash remarks on a program that a signal ends, which is none of the program's output: hence the outer 2>/dev/null.
+  {
+    (
+      exec 2>&1
+      # Of the devices that the scheduler gave, by whatever name, those at the replica's indices.
+      for variable in {CUDA,ROCR,HIP}_VISIBLE_DEVICES ZE_AFFINITY_MASK GPU_DEVICE_ORDINAL; do
+        [[ $variable == CUDA* || -n ${!variable:-} ]] || continue
+        picked=''
+        IFS=, read -ra given <<<"${!variable:-}"
+        IFS=, read -ra wanted <<<"$gpus"
+        for index in "${wanted[@]}"; do picked+=,${given[index]:-$index}; done
+        ((${#given[@]} && ${#given[@]} == ${#wanted[@]})) || export "$variable=${picked#,}"
+      done
+      if [[ -n $cpus ]]; then
+        export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$cpus}"
+        [[ -z ${SLURM_STEP_ID:-} ]] || export SLURM_CPUS_PER_TASK="$cpus"
+      fi
+      if [[ -n $address ]]; then
+        export RANK="$rank" LOCAL_RANK="$local_rank" WORLD_SIZE="$world" NODE_RANK="$node_rank"
+        export MASTER_ADDR="$address" MASTER_PORT="$port"
+      fi
+      export GANGRUN_REPLICA="$name" GANGRUN_TASK="$token" GANGRUN_RANK="$rank" GANGRUN_LOCAL_RANK="$local_rank"
+      export GANGRUN_WORLD_SIZE="$world" GANGRUN_NODE_RANK="$node_rank"
+      [[ -z $stopped ]] || exit 143
+      exec -- "$@"
+    )
+  } 2>/dev/null
   code=$?
   # noclobber: only the first task that fails gets to write
   ((code == 0)) || (set -C && printf '%s\n' "$code $rank ${SLURMD_NODENAME:-$HOSTNAME}" >"$status/$name.first") 2>/dev/null

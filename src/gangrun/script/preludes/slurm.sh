@@ -1,13 +1,15 @@
 # shellcheck shell=bash disable=SC2034,SC2154,SC2329
 # Under Slurm: a replica is a step, started by srun.
 declare -A BEAT BEAT_AT
-NEXT_LOOK=0
+NEXT_LOOK=0 GPUS_ARE_HELD=''
 
 # allocation NODES: sets HOSTS, JOB, PORT_SEED, and TASK to what `bash -c` needs to run `task` on a node.
 allocation() {
   JOB=$SLURM_JOB_ID PORT_SEED=$SLURM_JOB_ID
   mapfile -t HOSTS < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
   TASK="$(declare -f enter task beat sweep still_wanted); enter \"\$@\""
+  # Until 21.08 steps that overlap shared CPUs and never GPUs: there each has to ask for the number that it needs.
+  [[ -z ${SLURM_JOB_GPUS:-} || $(scontrol --version) != *' 20.'* ]] || GPUS_ARE_HELD=yes
   # srun takes these for its own flags. Some it refuses beside ours (26.05: --gpus-per-node with --gres), others it
   # would obey: --export=NONE of the job, the CPU binding of the shell from which the job was submitted.
   unset "${!SLURM_GPU@}" "${!SLURM_MEM_@}" "${!SLURM_CPU_BIND@}" "${!SLURM_CPUS_PER@}" "${!SLURM_NTASKS@}" \
@@ -18,7 +20,7 @@ allocation() {
 # on HOST[,HOST...] FUNCTION [ARGUMENT...]: runs one of ours there beside all else, for 10 s at most.
 on() {
   local more=${1//[^,]/}
-  aside timeout -k 2 10 srun --overlap -N "$((${#more} + 1))" -n "$((${#more} + 1))" -c 1 --mem=0 -w "$1" --chdir=/ \
+  aside timeout -k 2 10 srun --overlap ${GPUS_ARE_HELD:+--gres=gpu:0} -N "$((${#more} + 1))" -n "$((${#more} + 1))" -c 1 --mem=0 -w "$1" --chdir=/ \
     bash -c "$(declare -f unused sweep inhabited); \"\$@\"" - "${@:2}"
 }
 
@@ -38,11 +40,13 @@ ports_free() {
 
 # step [FLAGS...] -- COMMAND...: runs one life of the replica that `life` describes and returns when all of it has ended.
 step() {
-  local node hosts='' count=0 per=${node_cpus:-$cpus} share_flags=()
+  local node hosts='' count=0 per=${node_cpus:-$cpus} share_flags=() held
   for node in $nodes; do hosts+=,${HOSTS[node]} count=$((count + 1)); done
   [[ -z $per ]] || share_flags+=(-c "$((per / tasks > 0 ? per / tasks : 1))")
   # Of steps that overlap each is given the first cores of the node: so all ask for all of them, and are not bound.
   ((alone)) || share_flags+=(--cpu-bind=none)
+  IFS=, read -ra held <<<"$gpus"
+  [[ -z $GPUS_ARE_HELD ]] || share_flags+=(--gres=gpu:"${#held[@]}")
   : >"$STATUS/$name.step"
   srun --job-name="$name" --overlap -N "$count" -n "$((count * tasks))" --ntasks-per-node="$tasks" -w "${hosts#,}" \
     --mem=0 --export=ALL --input=none --kill-on-bad-exit=1 "${share_flags[@]}" "${@:1:flags}" \
@@ -90,7 +94,7 @@ listen() {
     for node in ${NODES[$name]//,/ }; do
       key=$name.$k beat=''
       ((++k))
-      read -r beat <"$STATUS/$key.beat"
+      { read -r beat <"$STATUS/$key.beat"; } 2>/dev/null # it may not have come so far
       [[ -n $beat && $beat != exit* ]] || continue
       [[ $beat == "${BEAT[$key]:-}" ]] || BEAT[$key]=$beat BEAT_AT[$key]=$SECONDS
       if ((SECONDS - ${BEAT_AT[$key]} < 20)); then fresh=yes; else silent+=("$name $node $key"); fi
