@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 from pydantic import BaseModel
 
 from gangrun.plan.model import Plan, Replica
-from gangrun.resolve import clock, effective_allocation, effective_container, effective_roles, effective_venv
+from gangrun.resolve import (
+    clock,
+    effective_allocation,
+    effective_container,
+    effective_roles,
+    effective_venv,
+    written_flag,
+)
 from gangrun.spec.load import Experiment, Source
 from gangrun.spec.model import Role
 from gangrun.spec.profile import Cluster
-from gangrun.spec.toml import Key
 
 DEFAULT = "default"
 _PLACED: dict[str, Callable[[Replica], int | None]] = {
@@ -39,7 +45,7 @@ def explain(experiment: Experiment, cluster: Cluster, plan: Plan) -> list[Row]:
     first: dict[str, Replica] = {}
     for replica in plan.replicas:
         first.setdefault(replica.role, replica)
-    roles = effective_roles(experiment, allocation)
+    roles = effective_roles(experiment, cluster, allocation, [])
     return [
         *_run(experiment, cluster, plan),
         *_allocation(experiment, cluster, plan),
@@ -69,25 +75,20 @@ def _run(experiment: Experiment, cluster: Cluster, plan: Plan) -> Iterator[Row]:
 
 def _allocation(experiment: Experiment, cluster: Cluster, plan: Plan) -> Iterator[Row]:
     allocation, origins = effective_allocation(experiment, cluster)
-    for key in (name for name in type(allocation).model_fields if name != "sbatch"):
-        if (value := getattr(allocation, key)) is not None:
-            shown = clock(value) if key == "time" else value
-            yield Row(f"allocation.{key}", shown, _words(origins[key], cluster))
+    for name in (name for name in type(allocation).model_fields if name != "sbatch"):
+        if (value := getattr(allocation, name)) is not None:
+            shown = clock(value) if name == "time" else value
+            yield Row(f"allocation.{name}", shown, _words(origins[name], cluster))
     sent = dict(plan.allocation.flags)
     for flag, value in allocation.sbatch.items():
-        source = (
-            _flag(experiment.sources, ("allocation", "sbatch"), flag)
-            or _flag(cluster.sources or {}, ("defaults", "sbatch"), flag)
-            or experiment.origin("allocation", "sbatch")
-        )
+        if key := written_flag(experiment.sources, ("allocation", "sbatch"), flag):
+            source = experiment.origin(*key)
+        elif key := written_flag(cluster.sources or {}, ("defaults", "sbatch"), flag):
+            source = cluster.origin(*key)
+        else:
+            source = origins["sbatch"]
         left_out = "" if flag in sent or value is False else ", but not sent"
         yield Row(f"allocation.sbatch.{flag}", value, _words(source, cluster) + left_out)
-
-
-def _flag(sources: Mapping[Key, Source], table: Key, flag: str) -> Source | None:
-    """Flags may be written `mail_type`, `mail-type` or `--mail-type`."""
-    written = (key for key in sources if key[:-1] == table and str(key[-1]).replace("_", "-").lstrip("-") == flag)
-    return next((sources[key] for key in written), None)
 
 
 def _environment(experiment: Experiment, cluster: Cluster) -> Iterator[Row]:

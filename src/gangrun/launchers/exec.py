@@ -1,8 +1,10 @@
-"""`exec`: the command itself, once, on the first of the replica's nodes."""
+"""`exec`: the command itself, once, on the first of the replica's nodes; a sidecar's, once on each of them."""
 
-from gangrun.plan.seat import Launch, Seat
+from gangrun.plan.seat import Launch, Seat, no_options
 
 
 def launch(seat: Seat) -> Launch:
     """The command as it is."""
-    return Launch(seat.command, nodes=1)
+    no_options("exec", seat.options)
+    # A sidecar watches the nodes that it is given; a main on several nodes starts its own processes on the others.
+    return Launch(seat.command, nodes=None if seat.kind == "sidecar" else 1)

@@ -6,6 +6,7 @@ A package adds one with `[project.entry-points."gangrun.launchers"]` (`gangrun.t
 
 from __future__ import annotations
 
+from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any, Literal, TypeAlias
@@ -24,8 +25,10 @@ def names(group: Group) -> list[str]:
     return sorted({*BUILT_IN[group], *(point.name for point in entry_points(group=f"gangrun.{group}"))})
 
 
+@cache
 def find(group: Group, name: str) -> Any:
     """The extension's function. Raises KeyError when there is none of that name."""
+    # Cached as it is asked for each replica, and a search through the installed packages takes a millisecond.
     if name in BUILT_IN[group]:
         module = import_module(f"gangrun.{group}.{name}")
         return getattr(module, _FUNCTION[group])

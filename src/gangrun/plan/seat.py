@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from gangrun.plan.model import Host, Port, Word
+from gangrun.plan.model import Host, Kind, Port, Word
 from gangrun.spec.model import Allocation, Container, Role
 
 
@@ -26,6 +26,7 @@ class Seat:
     """The launcher's own keys, from `launcher = { type = …, … }`."""
     port: Callable[[str], Port]
     """A TCP port of this replica by name, reserved at the first call and checked free on its first node."""
+    kind: Kind = "main"
 
     @property
     def host(self) -> Host:
@@ -83,9 +84,21 @@ class Runtime(Protocol):
 
 
 def flags(options: Mapping[str, Any]) -> tuple[Word, ...]:
-    """Options as long flags: `max_restarts = 3` is `--max-restarts=3`, `true` a bare flag, `false` nothing."""
+    """Options as long flags: `max_restarts = 3` is `--max-restarts=3`, `true` a bare flag, `false` nothing.
+
+    Raises ValueError for a list or a table.
+    """
+    for name, value in options.items():
+        if not isinstance(value, (bool, str, int, float)):
+            raise ValueError(f"{name} is text, a number, true or false, not {value!r}")
     return tuple(
         Word.of(f"--{name.replace('_', '-')}" if value is True else f"--{name.replace('_', '-')}={value}")
         for name, value in options.items()
         if value is not False
     )
+
+
+def no_options(launcher: str, options: Mapping[str, Any]) -> None:
+    """Raises ValueError if there are any."""
+    if options:
+        raise ValueError(f"{launcher} has no options, but {', '.join(options)} is given: launcher = {launcher!r}")

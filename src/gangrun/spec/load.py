@@ -44,6 +44,7 @@ class Experiment:
     values: Table
     """The same as plain values, for the record."""
     sources: Mapping[Key, Source]
+    """Where each key was written; the empty key is the file, as the user named it."""
     file: Path
     project: Path
     """The project's root, which holds `outputs/` and `clusters/`."""
@@ -55,11 +56,16 @@ class Experiment:
 
     def problem(self, key: Key, what: str, way_out: str = "") -> Problem:
         """A problem at a key, with the file and line of the nearest enclosing key that was written somewhere."""
-        return locate(self.sources, str(self.file), key, what, way_out)
+        return locate(self.sources, self.sources[()].file, key, what, way_out)
+
+    def in_order(self, problems: Iterable[Problem]) -> list[Problem]:
+        """The problems in the order of the file; those of files that it extends and of the profile come last."""
+        own = self.sources[()].file
+        return sorted(problems, key=lambda problem: (problem.file != own, problem.file, problem.line))
 
     def origin(self, *key: str | int) -> Source:
         """Where the value at this key was written: there, or in the nearest enclosing table that was given as one."""
-        return nearest_source(self.sources, key) or Source(str(self.file))
+        return nearest_source(self.sources, key) or self.sources[()]
 
     def with_seed(self, seed: int) -> Experiment:
         """The same experiment under another seed, which its step's name then ends with."""
@@ -82,6 +88,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
     for override in overrides:
         key, given = _override(override)
         values, sources = _merge(values, sources, *_spread(_nest(key, given), {key: Source("--set")}))
+    sources[()] = Source(str(file))
     spec = validated(Spec, values, sources, str(file))
     seeded = _SEEDED.fullmatch(file.stem)
     seed = spec.seed if spec.seed is not None else int(seeded["seed"]) if seeded else None
@@ -118,7 +125,7 @@ def validated(model: type[Model], values: Table, sources: Mapping[Key, Source], 
 
 def locate(sources: Mapping[Key, Source], file: str, key: Key, what: str, way_out: str = "") -> Problem:
     """A problem at the line of the key, or of the nearest enclosing key that has one."""
-    for end in range(len(key), 0, -1):
+    for end in range(len(key), -1, -1):
         if source := sources.get(key[:end]):
             shown = source.written + dotted(key[end:], start=".") if source.written else dotted(key)
             return Problem(shown, what, source.file, source.line, way_out)
@@ -127,7 +134,7 @@ def locate(sources: Mapping[Key, Source], file: str, key: Key, what: str, way_ou
 
 def nearest_source(sources: Mapping[Key, Source], key: Key) -> Source | None:
     """The source of the key, or of the nearest enclosing key that has one."""
-    return next((sources[key[:end]] for end in range(len(key), 0, -1) if key[:end] in sources), None)
+    return next((sources[key[:end]] for end in range(len(key), -1, -1) if key[:end] in sources), None)
 
 
 def dotted(key: Key, start: str = "") -> str:
@@ -250,7 +257,8 @@ def _problems(
     for one in error.errors(include_url=False):
         key: Key = tuple(one["loc"])
         if one["type"] == "extra_forbidden":
-            hint = nearest(str(key[-1]), _fields(model, key[:-1]))
+            hint = _elsewhere(str(key[-1]), model) if len(key) == 1 else ""
+            hint = hint or nearest(str(key[-1]), _fields(model, key[:-1]))
             where = f"in {dotted(key[:-1])}" if len(key) > 1 else "at the top"
             yield locate(sources, file, key, f"unknown key {where}", hint)
             continue
@@ -280,7 +288,7 @@ def _words(kind: str, message: str, given: object) -> str:
     if kind == "value_error":
         return message.removeprefix("Value error, ")
     plain = _SHOULD.get(kind) or re.sub(r"^input should be", "should be", message[0].lower() + message[1:])
-    shown = repr(given)
+    shown = str(given).lower() if isinstance(given, bool) else repr(given)
     return f"{plain}, not {shown if len(shown) <= 60 else shown[:57] + '…'}"
 
 
@@ -301,6 +309,15 @@ def _fields(model: type[BaseModel], key: Key) -> set[str]:
         if isinstance(here, type) and issubclass(here, BaseModel) and part in here.model_fields:
             here = _table_of(here.model_fields[str(part)].annotation)
     return set(here.model_fields) if isinstance(here, type) and issubclass(here, BaseModel) else set()
+
+
+def _elsewhere(name: str, model: type[BaseModel]) -> str:
+    """`did you mean allocation.time?` for a key at the top that belongs into a table."""
+    for table, field in model.model_fields.items():
+        inner = _table_of(field.annotation)
+        if inner is not None and name in inner.model_fields:
+            return f"did you mean {table}.{name}?"
+    return ""
 
 
 def _table_of(annotation: Any) -> Any:

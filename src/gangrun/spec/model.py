@@ -93,8 +93,13 @@ def _content(value: object) -> str:
     return _no_control(str(value))
 
 
+def flag_name(written: str) -> str:
+    """`mail_type` and `--mail-type` are `mail-type`."""
+    return written.replace("_", "-").removeprefix("--")
+
+
 def _flag(name: str) -> str:
-    flag = name.replace("_", "-").removeprefix("--")
+    flag = flag_name(name)
     if not _FLAG.fullmatch(flag):
         raise ValueError("is no long flag of sbatch; write 'mail-type' for --mail-type")
     return flag
