@@ -1,24 +1,52 @@
-"""The real Slurm that the tests in this directory share."""
+"""The real Slurm that the tests in this directory share, and projects on it."""
 
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from gangrun.lab import Lab, packages
+from gangrun.lab import Lab, packages, processes
+from gangrun.lab.state import BASE, PREFIX
+from tests.gangrun_cli import Project, project_in
 
 
 @pytest.fixture(scope="session")
 def lab() -> Iterator[Lab]:
-    """Four nodes, each with 8 GPUs and 32 CPUs; a lab of its own for every worker of pytest-xdist."""
+    """Four nodes, each with 8 GPUs and 32 CPUs; a lab of its own for every process that runs tests."""
+    yield from a_lab("t", nodes=4, gpus=8)
+
+
+def a_lab(letter: str, nodes: int, gpus: int) -> Iterator[Lab]:
+    """A lab for as long as a fixture lives, named after this process, for two sessions may run side by side."""
     if os.geteuid() != 0:
         pytest.skip("a lab needs root")
     if absent := packages.missing(accounting=False):
         pytest.skip(f"packages are absent: {' '.join(absent)}")
-    lab = Lab(f"tests{os.environ.get('PYTEST_XDIST_WORKER', '')}")
-    lab.down()
-    lab.up(nodes=4, gpus=8, cpus=32)
-    yield lab
-    lab.down()
+    for directory in BASE.glob(f"{PREFIX}{letter}[0-9]*"):
+        pid = int(directory.name.removeprefix(f"{PREFIX}{letter}"))
+        if processes.of_pid(pid) is None:  # that session was killed before it could do this itself
+            Lab(f"{letter}{pid}").down()
+    lab = Lab(f"{letter}{os.getpid()}")
+    try:
+        lab.up(nodes=nodes, gpus=gpus)
+        yield lab
+    finally:
+        lab.down()
+
+
+@pytest.fixture
+def project(lab: Lab, tmp_path: Path) -> Project:
+    """A project of its own whose cluster is the lab."""
+    return project_on(lab, tmp_path / "project")
+
+
+def project_on(lab: Lab, folder: Path) -> Project:
+    """A project in this folder whose one profile, which is therefore the one found, is the lab's: `mine`."""
+    project = project_in(folder, SLURM_CONF=str(lab.slurm_conf))
+    assert lab.profile
+    shutil.copy(lab.profile, folder / "clusters" / "mine.toml")
+    return project
