@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gangrun.errors import RecordError, RunNotFound
-from gangrun.record.events import Created, Event, Found, Note, Submitted, encode
+from gangrun.record.events import Created, Found, Note, Submitted, decode_all, encode
 from gangrun.record.naming import readings, run_id, sanitise, stamp_key, stamps
 from gangrun.record.rundir import EVENTS, LATEST, RunDir
 from gangrun.record.words import refusal
@@ -32,6 +32,8 @@ class Store:
     def __init__(self, root: str | os.PathLike[str]) -> None:
         self.root = Path(root).absolute()
         self._sources: dict[str, Source] = {}
+        self._used: set[Path] = set()
+        """Runs made here, so that the 200th of a second does not ask the file server for 199 names."""
 
     def create(
         self,
@@ -69,6 +71,7 @@ class Store:
                 _write(draft / "diff.patch", source.diff, 0o600)
             _write(draft / EVENTS, encode(event), 0o600)
             draft.rename(run.path)
+            self._used.add(run.path)
         except BaseException as error:
             _remove(draft, made)
             if isinstance(error, OSError):
@@ -106,7 +109,7 @@ class Store:
         same = [run for run in runs if run.run_id == text]
         if not same and _JOB.match(text):
             # The newest: Slurm counts anew when its state is lost, and every cluster counts for itself.
-            same = next(([run] for run in runs if text in _jobs(run)), [])
+            same = next(([run] for run in runs if _had_job(run, text)), [])
         if not same and text:
             same = [run for run in runs if run.run_id.startswith(text)]
         if len(same) == 1:
@@ -173,6 +176,8 @@ class Store:
         # `a_b` + `c` and `a` + `b_c` are different directories with the same run ids.
         others = [self.root / one / other for one, other in readings(experiment, step)]
         for stamp in stamps(experiment, step, when):
+            if folder / stamp in self._used:
+                continue
             draft = _draft(folder, stamp)
             try:
                 try:
@@ -182,7 +187,9 @@ class Store:
                     draft.mkdir(0o700)
             except FileExistsError:
                 continue
-            taken = (folder / stamp, *(each for place in others for each in (place / stamp, _draft(place, stamp))))
+            # First the hidden name, then the name it gets: in the other order one could slip from the second to the
+            # first place between the two looks.
+            taken = (folder / stamp, *(each for place in others for each in (_draft(place, stamp), place / stamp)))
             if not any(each.exists() for each in taken):
                 return stamp, draft
             draft.rmdir()
@@ -266,17 +273,19 @@ def _runs_in(folder: str) -> list[tuple[tuple[str, int], str]]:
     return [(key, f"{folder}/{name}") for name in _folders(folder) if (key := stamp_key(name))]
 
 
-def _events(run: RunDir) -> list[Event]:
-    try:
-        return run.read_events()
-    except RecordError:
-        return []  # one damaged run does not keep the others from being found
-
-
 def _created(run: RunDir) -> tuple[float, tuple[str, int] | None]:
-    when = next((event.t for event in _events(run) if isinstance(event, Created)), 0.0)
+    try:
+        when = next((event.t for event in run.read_events() if isinstance(event, Created)), 0.0)
+    except RecordError:
+        when = 0.0
     return when, stamp_key(run.stamp)
 
 
-def _jobs(run: RunDir) -> set[str]:
-    return {event.job for event in _events(run) if isinstance(event, (Submitted, Found))}
+def _had_job(run: RunDir, job: str) -> bool:
+    try:
+        data = run.read_events_bytes()
+    except RecordError:
+        return False  # one damaged run does not keep the others from being found
+    if job.encode("ascii") not in data:  # decoding 10,000 runs takes a second
+        return False
+    return any(isinstance(event, (Submitted, Found)) and event.job == job for event in decode_all(data))

@@ -261,6 +261,50 @@ def test_a_killed_creator_leaves_whole_runs_or_none(store: Store) -> None:
     assert store.find("001_exp/000_step/latest") == later
 
 
+def test_a_creator_killed_before_any_call_leaves_whole_runs_or_none(store: Store) -> None:
+    """Kills one process before its first call that touches a file, one before its second, and so on to the end."""
+    program = (
+        "import os, signal, sys\n"
+        "from gangrun.record.events import Created\n"
+        "from gangrun.record.store import Store\n"
+        "import gangrun.record.source, shutil\n"
+        "store = Store(sys.argv[1])\n"
+        "store._source(sys.argv[1])\n"
+        "def make():\n"
+        "    store.create('001_exp', f'{calls:03d}_step', spec='a', project=sys.argv[1], created=Created(),\n"
+        "                 script=lambda run: 'b')\n"
+        "left = 0\n"
+        "def count(event, args):\n"
+        "    global left\n"
+        "    if event == 'open' or event.startswith('os.'):\n"
+        "        left -= 1\n"
+        "        if left == 0:\n"
+        "            os.kill(os.getpid(), signal.SIGKILL)\n"
+        "for calls in range(1, 1000):\n"
+        "    child = os.fork()\n"
+        "    if child == 0:\n"
+        "        sys.addaudithook(count)\n"
+        "        left = calls\n"
+        "        make()\n"
+        "        os._exit(0)\n"
+        "    if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0:\n"
+        "        break\n"
+        "print(calls)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program, str(store.root)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) >= 10
+    runs = list(store.runs())
+    for run in runs:
+        assert [type(event) for event in run.read_events()] == [Created]
+        assert (run.spec.read_text(), run.script.read_text()) == ("a", "b")
+        assert run.commit.exists()
+    assert 1 < len(runs) < int(done.stdout)
+    for step in range(1, int(done.stdout)):
+        later = create(store, "001_exp", f"{step:03d}_step")
+        assert store.find(f"001_exp/{step:03d}_step") == later
+
+
 def test_no_runs_where_nothing_was_run(store: Store) -> None:
     assert list(store.runs()) == []
     with pytest.raises(RunNotFound, match="no run yet"):
