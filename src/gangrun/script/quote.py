@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 
+from gangrun.errors import InputError
 from gangrun.plan.model import Host, Part, Port, Word
 
 _PLAIN = re.compile(r"[A-Za-z0-9_@%+=:,./-]+")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _ACTIVE = re.compile(r'([\\"$`])')
 _VARIABLES = {"run_dir": "RUN_DIR", "run_name": "RUN_NAME", "job": "JOB", "attempt": "ATTEMPT"}
 
@@ -32,9 +34,17 @@ def shown(word: Word) -> str:
 
 
 def directive(name: str, value: str | None) -> str:
-    """One `#SBATCH` flag. Slurm splits these lines itself: double quotes group, a backslash escapes."""
+    """One `#SBATCH` flag. Slurm splits these lines itself: double quotes group, a backslash escapes.
+
+    Raises InputError for a line break, which ends such a line whatever stands around it.
+    """
     if value is None:
         return f"--{name}"
+    if _CONTROL.search(value):
+        raise InputError(
+            f"--{name}={value!r} cannot stand in a batch script, as it holds a control character",
+            way_out="give the project's directory another name" if name == "output" else "",
+        )
     if _PLAIN.fullmatch(value):
         return f"--{name}={value}"
     escaped = re.sub(r'(["\\])', r"\\\1", value)

@@ -39,7 +39,8 @@ def render(plan: Plan, run_name: str, run_dir: str, first_attempt: int = 1) -> s
             body=list(_body(plan)),
             plan=plan,
         )
-    except TemplateError as error:
+    except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:
+        # Whatever an expression in a user's template can run into.
         line = error.lineno if isinstance(error, TemplateSyntaxError) else 0
         way_out = "gangrun script --template prints the one to start from"
         raise SpecError([Problem("template", str(error), str(path), line, way_out)]) from error
@@ -84,7 +85,8 @@ def _header(plan: Plan, run_name: str, run_dir: str) -> Iterator[str]:
 
 def _setup(plan: Plan) -> Iterator[str]:
     yield f"cd -- {literal(plan.workdir)}"
-    yield from (line for text in plan.setup for line in text.splitlines())
+    # Whole, as an indented or split here-document or quoted text would be another one.
+    yield from (text.rstrip("\n") for text in plan.setup)
     yield from (f"export {name}={bash(word)}" for name, word in plan.env)
 
 
