@@ -481,7 +481,7 @@ class _Composer:
             if spot.cpus is not None and spot.cpus < launch.tasks:
                 what = f"{launch.tasks} processes on each node share {spot.cpus} CPUs"
                 self._once(self.experiment.problem(("roles", name, "tasks"), what, "ask for more CPUs or fewer tasks"))
-            if launch.nodes is not None and launch.nodes < len(spot.nodes) and index == 0:
+            if launch.nodes is not None and launch.nodes < len(spot.nodes) and not role.beside and index == 0:
                 held = f"a replica of {name} holds {len(spot.nodes)} nodes"
                 self.notes.append(f"{held}, and {role.launcher.type} starts its command on the first of them only")
             return launch

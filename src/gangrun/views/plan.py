@@ -94,7 +94,8 @@ def _unused_gpus(plan: Plan) -> int:
 
 
 def _unused_nodes(plan: Plan) -> list[int]:
-    used = {node for replica in plan.replicas for node in replica.nodes}
+    """Nodes with nothing on them but sidecars, which only watch."""
+    used = {node for replica in plan.replicas if replica.kind != "sidecar" for node in replica.nodes}
     return [node for node in range(plan.allocation.nodes) if node not in used]
 
 
