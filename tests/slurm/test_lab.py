@@ -51,6 +51,8 @@ def traces(name: str) -> dict[str, list[str]]:
     return found
 
 
+WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")
+TESTA, TESTB, TESTC, TESTD, TESTE, TESTF = (f"test{letter}{WORKER}" for letter in "abcdef")
 NOTHING: dict[str, list[str]] = {"processes": [], "namespaces": [], "interfaces": [], "files": []}
 
 
@@ -84,11 +86,11 @@ def reaches(address: str) -> bool:
 
 @pytest.fixture(scope="module")
 def lab() -> Iterator[Lab]:
-    lab = Lab("testa")
+    lab = Lab(TESTA)
     lab.up(nodes=4, gpus=8)
     yield lab
     lab.down()
-    assert traces("testa") == NOTHING
+    assert traces(TESTA) == NOTHING
 
 
 @pytest.fixture
@@ -233,7 +235,7 @@ def test_slurmctld_stops_and_starts(idle: Lab) -> None:
     idle.stop_slurmctld()
     assert not idle.status().slurmctld
     assert {node.slurm for node in idle.status().nodes} == {""}
-    assert profile_path("testa") is not None, "its nodes live: the lab is up, and its controller does not answer"
+    assert profile_path(TESTA) is not None, "its nodes live: the lab is up, and its controller does not answer"
     idle.start_slurmctld()
     with pytest.raises(UsageError, match="slurmctld is running"):
         idle.start_slurmctld()
@@ -254,7 +256,7 @@ def test_processes_shows_a_stray_daemon_and_no_zombie(idle: Lab) -> None:
 
 
 def test_two_labs_side_by_side_and_accounting(idle: Lab) -> None:
-    with_accounts = Lab("testb")
+    with_accounts = Lab(TESTB)
     with_accounts.up(nodes=2, gpus=0, accounting=True)
     try:
         assert slurm(with_accounts, "sinfo", "--noheader", "--partition=gpu", "--format=%D %T") == "2 idle"
@@ -265,17 +267,17 @@ def test_two_labs_side_by_side_and_accounting(idle: Lab) -> None:
         until(lambda: state(idle, mine) == "FAILED")
         assert idle.status().network != with_accounts.status().network
         with pytest.raises(LabError, match="is up already"):
-            Lab("testb").up()
-        assert profile_path("testb") == with_accounts.profile != idle.profile
+            Lab(TESTB).up()
+        assert profile_path(TESTB) == with_accounts.profile != idle.profile
     finally:
         with_accounts.down()
-    assert traces("testb") == NOTHING
-    assert profile_path("testb") is None
+    assert traces(TESTB) == NOTHING
+    assert profile_path(TESTB) is None
     assert nodes_in(idle, "idle") == set(idle.nodes), "taking one lab down leaves the other alone"
 
 
 def test_profile_path_tells_the_truth(idle: Lab) -> None:
-    profile = profile_path("testa")
+    profile = profile_path(TESTA)
     assert profile is not None
     assert profile == idle.directory / "profile.toml"
     assert f'slurm_conf = "{idle.env()["SLURM_CONF"]}"' in profile.read_text()
@@ -286,45 +288,45 @@ def test_profile_path_tells_the_truth(idle: Lab) -> None:
     text = record.read_text()
     try:
         record.write_text(json.dumps({**json.loads(text), "boot": "another"}))
-        assert profile_path("testa") is None
+        assert profile_path(TESTA) is None
     finally:
         record.write_text(text)
-    assert profile_path("testa") == profile
+    assert profile_path(TESTA) == profile
 
 
 def test_profile_path_is_not_fooled_by_dead_daemons_or_a_crash_of_up() -> None:
-    program = "from gangrun.lab import Lab; Lab('testc').up(nodes=2, gpus=1, accounting=True)"
+    program = f"from gangrun.lab import Lab; Lab('{TESTC}').up(nodes=2, gpus=1, accounting=True)"
     for moment in ("lab.json", "run/mariadb.pid", "run/node1.pid"):
         building = subprocess.Popen([sys.executable, "-c", program])
-        until(lambda moment=moment: (Lab("testc").directory / moment).exists())
+        until(lambda moment=moment: (Lab(TESTC).directory / moment).exists())
         with pytest.raises(LabError, match="being built"):
-            Lab("testc").down()
+            Lab(TESTC).down()
         building.kill()
         building.wait()
-        assert profile_path("testc") is None
-        assert traces("testc") != NOTHING
-        Lab("testc").down()
-        assert traces("testc") == NOTHING
+        assert profile_path(TESTC) is None
+        assert traces(TESTC) != NOTHING
+        Lab(TESTC).down()
+        assert traces(TESTC) == NOTHING
 
 
 def test_up_replaces_a_lab_whose_daemons_all_died(tmp_path: Path) -> None:
-    lab = Lab("testd")
+    lab = Lab(TESTD)
     lab.up(nodes=1, gpus=0)
     try:
         lab.kill("node1")
         lab.stop_slurmctld()
-        assert profile_path("testd") is None
+        assert profile_path(TESTD) is None
         umask = os.umask(0o077)
         try:
             lab.up(nodes=2, gpus=0)
         finally:
             os.umask(umask)
-        assert profile_path("testd") is not None
+        assert profile_path(TESTD) is not None
         assert slurm(lab, "srun", "-N2", "id", "-un", user="nobody").split() == ["nobody", "nobody"]
         assert set(slurm(lab, "srun", "-N2", "hostname").split()) == {"node1", "node2"}
     finally:
         lab.down()
-    assert traces("testd") == NOTHING
+    assert traces(TESTD) == NOTHING
 
 
 def test_up_that_fails_leaves_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -333,19 +335,19 @@ def test_up_that_fails_leaves_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path:
     broken.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     with pytest.raises(LabError, match="slurmctld ended"):
-        Lab("teste").up(nodes=2)
-    assert traces("teste") == NOTHING
+        Lab(TESTE).up(nodes=2)
+    assert traces(TESTE) == NOTHING
 
 
 def test_down_refuses_a_directory_that_somebody_else_made() -> None:
-    directory = Lab("testf").directory
+    directory = Lab(TESTF).directory
     directory.mkdir()
     try:
         os.chown(directory, 65534, 65534)
         (directory / "profile.toml").write_text('scheduler = "slurm"\n')
-        assert profile_path("testf") is None
+        assert profile_path(TESTF) is None
         with pytest.raises(LabError, match="somebody else"):
-            Lab("testf").up()
+            Lab(TESTF).up()
         assert (directory / "profile.toml").exists()
     finally:
         (directory / "profile.toml").unlink()
@@ -357,7 +359,7 @@ MAIN = "import sys; from gangrun.cli import main; sys.exit(main())"
 
 def test_command_line(idle: Lab) -> None:
     def gangrun(*words: str) -> subprocess.CompletedProcess[str]:
-        argv = [sys.executable, "-c", MAIN, "lab", words[0], "--name", "testa", *words[1:]]
+        argv = [sys.executable, "-c", MAIN, "lab", words[0], "--name", TESTA, *words[1:]]
         return subprocess.run(argv, capture_output=True, text=True, timeout=60)
 
     status = json.loads(gangrun("status", "--json").stdout)
