@@ -216,6 +216,8 @@ def _ask(alive: Sequence[_Run], scheduler_of: Callable[[str], Scheduler], now: f
                 one.unheard(f"it runs on {one.told.host}: look there")
             else:
                 near.append(one)
+        if not near:
+            continue
         try:
             scheduler = scheduler_of(cluster)
             unsent = [one for one in near if not one.told.job]
