@@ -283,6 +283,33 @@ class TimedOutUnheard(TimedOut):
     taken_in = False
 
 
+class TimedOutLate(TimedOut):
+    """As TimedOut, and so busy that the first job comes in only just before the second one."""
+
+    def sbatch(self, argv: list[str]) -> int:
+        if (self.folder / "count.sbatch").exists():
+            with self.jobs() as jobs:
+                jobs[0]["visible"] = 0
+            return super().sbatch(argv)
+        code = super().sbatch(argv)
+        with self.jobs() as jobs:
+            jobs[0]["visible"] = time.time() + 3600
+        return code
+
+
+class TimedOutThenRefused(TimedOutLate):
+    """The second is refused because the first, late, fills the limit of one job."""
+
+    def accept(self, argv: list[str]) -> Job:
+        with self.jobs() as jobs:
+            full = bool(jobs)
+        if full:
+            print("sbatch: error: QOSMaxSubmitJobPerUserLimit", file=sys.stderr)
+            print("sbatch: error: Batch job submission failed: Job violates accounting/QOS policy", file=sys.stderr)
+            sys.exit(1)
+        return super().accept(argv)
+
+
 class Killed(FakeSlurm):
     """sbatch is killed after the job was taken in."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from time import monotonic, sleep, time
 from typing import NoReturn
@@ -19,7 +19,7 @@ from gangrun.scheduler.text import batches, job_base, without_prefix
 _FRESH = 10.0
 
 # Job names are unique but for a resumed run, which queues a second job under its first one's name. That one has ended,
-# so only what is alive or was submitted in this call (clocks differ by seconds between machines) counts as ours.
+# so only what is alive or was submitted since a submission began (clocks differ between machines) counts as its own.
 _CLOCKS = 60.0
 
 _DOWN = "Unable to contact slurm controller: it is down"
@@ -54,16 +54,14 @@ class Slurm:
     def submit(self, submission: Submission) -> str:
         """Queues once and never twice: after a failure that leaves it open whether the job was taken in, the job is
         looked up by its name before it is sent again. Raises Rejected, Unreachable or ProgramMissing."""
-        wait = _Wait(f"{submission.name} was not queued", self._patience, self._say)
-        began = time()
-        doubt: sbatch.Unclear | None = None
+        sending = _Sending(submission.name, self._patience, self._say)
         while True:
-            self._await_controller(wait, doubt)
-            if doubt:
+            self._await_controller(sending)
+            if sending.tried:
                 try:
-                    job = self._look_for(submission.name, began, self._settle if doubt.sent else 0.0)
+                    job = self._look_for(sending, self._settle if sending.doubtful else 0.0)
                 except Unreachable as error:
-                    wait.pause(error.what, sent=doubt.sent)
+                    sending.pause(error.what)
                     continue
                 if job:
                     return job
@@ -71,26 +69,23 @@ class Slurm:
                 sbatch.submit(submission),
                 env=submitting_environment(os.environ, self._conf),
                 timeout=self._timeout,
-                patience=wait.for_room,
+                patience=sending.for_room,
             )
             outcome = sbatch.outcome(answer)
             if isinstance(outcome, sbatch.Accepted):
                 self._answered = monotonic()
-                return outcome.job
+                return self._only(outcome.job, sending) if sending.doubtful else outcome.job
             if isinstance(outcome, sbatch.Refused):
-                meaning = reasons.refused(outcome.words)
-                raise Rejected(
-                    f"Slurm refused {submission.name}: {_one_line(outcome.words)}",
-                    why=meaning.words if meaning.words != outcome.words else "",
-                    way_out=meaning.way_out,
-                )
-            doubt = outcome
+                # The first may have come in late and be what the second is refused for.
+                if sending.doubtful and (job := self._last_look(sending, 0.0)):
+                    return job
+                raise _rejection(f"Slurm refused {submission.name}", outcome.words)
             self._answered = -_FRESH
-            if wait.over and outcome.sent:
-                with suppress(Unreachable):
-                    if job := self._look_for(submission.name, began, self._settle):
-                        return job
-            wait.pause(outcome.words, sent=outcome.sent)
+            sending.tried = True
+            sending.doubtful |= outcome.sent
+            if sending.over and sending.doubtful and (job := self._last_look(sending, self._settle)):
+                return job
+            sending.pause(outcome.words)
 
     def status(self, jobs: Sequence[str]) -> Mapping[str, Status]:
         """One squeue for all, and one sacct for those that the controller has forgotten, where there is accounting."""
@@ -121,45 +116,57 @@ class Slurm:
             if answer.code is None or sbatch.passing("\n".join(words)) or (answer.code and not answer.err.strip()):
                 self._fail(answer)
             if words and answer.code:
-                meaning = reasons.refused("\n".join(words))
-                raise Rejected(f"Slurm did not cancel: {words[0]}", why=meaning.words, way_out=meaning.way_out)
+                raise _rejection("Slurm did not cancel", "\n".join(words))
 
     def read(self, argv: Sequence[str]) -> str:
         """What a reading command prints. Raises Unreachable, ProgramMissing or SchedulerError."""
         return self._read(argv)
 
-    def _await_controller(self, wait: _Wait, doubt: sbatch.Unclear | None) -> None:
+    def _await_controller(self, sending: _Sending) -> None:
         """Until the controller answers. Asked by ping, which knows at once what other commands find out after 10 s."""
-        while monotonic() - self._answered > _FRESH:
-            if not self._down():
-                return
-            wait.pause(_DOWN, sent=bool(doubt and doubt.sent))
+        while monotonic() - self._answered > _FRESH and self._down():
+            sending.pause(_DOWN)
 
     def _down(self) -> bool:
         """Whether the controller is known to be down; a ping that says nothing leaves it to the command itself."""
         return scontrol.up(self._run(scontrol.PING, self._timeout).out) is False
 
-    def _look_for(self, name: str, began: float, seconds: float) -> str | None:
-        """The job under this name if the controller took it in after all; looked for during some seconds, as a busy
-        controller reads late what it was sent. Raises Unreachable where it cannot be known."""
+    def _look_for(self, sending: _Sending, seconds: float) -> str | None:
+        """The job under this name if the controller took it in after all; looked for during some seconds after its
+        first answer, as one that was stuck reads in any order what it was sent. Raises Unreachable."""
         if seconds:
-            self._say(f"looking whether {name} was taken in all the same")
-        until = monotonic() + seconds
+            self._say(f"looking whether {sending.name} was taken in all the same")
+        until = None
         pause = 0.5
         while True:
-            left = until - monotonic()
-            try:
-                status = self.find([name]).get(name)
-            except Unreachable:
-                if left <= 0:
-                    raise
-                status = None
-            if status and (not status.final or (status.submitted or 0.0) > began - _CLOCKS):
+            status = self.find([sending.name]).get(sending.name)
+            if status and sending.owns(status):
                 return status.job
+            until = until or monotonic() + seconds
+            left = until - monotonic()
             if left <= 0:
                 return None
             sleep(min(pause, left))
             pause = min(2 * pause, 5.0)
+
+    def _last_look(self, sending: _Sending, seconds: float) -> str | None:
+        """As _look_for, where nothing follows that could do harm."""
+        with suppress(Unreachable):
+            return self._look_for(sending, seconds)
+        return None
+
+    def _only(self, job: str, sending: _Sending) -> str:
+        """The one that stays, where a job that was given up for lost came in before the one that was sent after it: a
+        busy controller takes them in turn, so it is there when the second is answered."""
+        with suppress(Unreachable):
+            rows = squeue.rows(self._read(squeue.by_name([sending.name], os.getuid())))
+            ids = {job_base(row.status.job) or job for row in rows if sending.owns(row.status)}
+            first = min(ids, key=int, default=job)
+            if first != job:
+                self._say(f"{sending.name} was taken in twice, as {first} and {job}; {job} is cancelled")
+                self.cancel([job])
+            return first
+        return job
 
     def _account(self, argv: Sequence[str]) -> str:
         """What sacct prints; empty where there is no accounting, or none that answers."""
@@ -206,19 +213,24 @@ class Slurm:
         if answer.code is None:
             words = f"{words}\n{answer.argv[0]} did not answer in time".strip()
         kind = Unreachable if answer.code is None or sbatch.passing(words) else SchedulerError
-        meaning = reasons.refused(words)
+        why, way_out = _plainly(words)
         raise kind(
             f"{answer.argv[0]} failed: {_one_line(words) or f'exit code {answer.code}'}",
-            why=meaning.words if meaning.words != words else "",
-            way_out=meaning.way_out or "try again later; running jobs are not touched by this",
+            why=why,
+            way_out=way_out or "try again later; running jobs are not touched by this",
         )
 
 
-class _Wait:
-    """The patience of one submission: pauses that grow from 0.5 s to 10 s, told to the user, until it is over."""
+class _Sending:
+    """One submission on its way: what is known of it, and its patience, in pauses that grow from 0.5 s to 10 s."""
 
-    def __init__(self, failed: str, patience: float, say: Callable[[str], None]) -> None:
-        self._failed = failed
+    def __init__(self, name: str, patience: float, say: Callable[[str], None]) -> None:
+        self.name = name
+        self.tried = False
+        """Whether it was sent at least once."""
+        self.doubtful = False
+        """Whether it may have been taken in without our hearing of it."""
+        self._began = time()
         self._patience = patience
         self._until = monotonic() + patience
         self._say = say
@@ -229,20 +241,23 @@ class _Wait:
         """Whether the next pause raises."""
         return monotonic() >= self._until
 
-    def pause(self, words: str, *, sent: bool) -> None:
-        """Tells, and sleeps. Raises Unreachable when patience is over; `sent`: whether the job may exist all the
-        same."""
-        meaning = reasons.refused(words)
+    def owns(self, status: Status) -> bool:
+        """Whether this job under its name can be the one that was sent."""
+        return not status.final or (status.submitted or 0.0) > self._began - _CLOCKS
+
+    def pause(self, words: str) -> None:
+        """Tells, and sleeps. Raises Unreachable when patience is over."""
+        why, _ = _plainly(words)
         left = self._until - monotonic()
         if left <= 0:
             raise Unreachable(
-                f"{self._failed} within {self._patience:.0f} s: {_one_line(words)}",
-                why=meaning.words if meaning.words != words else "",
+                f"{self.name} was not queued within {self._patience:.0f} s: {_one_line(words)}",
+                why=why,
                 way_out="look with `gangrun ls` whether it was queued after all, before you submit it again"
-                if sent
+                if self.doubtful
                 else "submit it again later",
             )
-        self._say(f"{meaning.words}; trying again for {left:.0f} s")
+        self._say(f"{why or _one_line(words)}; trying again, for up to {left:.0f} s more")
         sleep(min(self._pause, left))
         self._pause = min(2 * self._pause, 10.0)
 
@@ -256,6 +271,16 @@ class _Wait:
         return left
 
 
-def _one_line(words: str | Iterable[str]) -> str:
-    lines = words.splitlines() if isinstance(words, str) else words
-    return "; ".join(line.strip() for line in lines if line.strip())
+def _rejection(what: str, words: str) -> Rejected:
+    why, way_out = _plainly(words)
+    return Rejected(f"{what}: {_one_line(words)}", why=why, way_out=way_out)
+
+
+def _plainly(words: str) -> tuple[str, str]:
+    """(why, way out) of Slurm's words; empty where they are not known, as the words themselves are shown anyway."""
+    meaning = reasons.refused(words)
+    return ("" if meaning.words == words else meaning.words), meaning.way_out
+
+
+def _one_line(words: str) -> str:
+    return "; ".join(line.strip() for line in words.splitlines() if line.strip())

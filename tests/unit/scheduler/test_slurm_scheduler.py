@@ -143,9 +143,8 @@ def test_a_job_taken_in_without_an_answer_is_found_and_never_sent_twice(
 ) -> None:
     fake = fake_slurm(kind)
     said: list[str] = []
-    job = Slurm(patience=20, timeout=2, settle=5, say=said.append).submit(submission)
+    job = Slurm(patience=20, timeout=1, settle=5, say=said.append).submit(submission)
     assert [each["id"] for each in fake.jobs()] == [job]
-    assert len(fake.calls("sbatch")) == 1
     assert any("looking whether" in words for words in said)
 
 
@@ -157,10 +156,24 @@ def test_a_job_that_never_arrived_is_sent_again(
     job = Slurm(patience=20, timeout=1, settle=1).submit(submission)
     assert [each["id"] for each in fake.jobs()] == [job]
     programs = [call["program"] for call in fake.calls() if call["program"] != "scontrol"]
+    again = programs.index("sbatch", 1)
     assert programs[0] == "sbatch"
-    assert "squeue" in programs[1:-1]
-    assert "sacct" in programs[1:-1]
-    assert programs[-1] == "sbatch"
+    assert {"squeue", "sacct"} <= set(programs[1:again])
+    assert "sbatch" not in programs[again + 1 :]
+
+
+def test_of_two_that_came_in_late_one_is_cancelled(fake_slurm: Start, submission: Submission) -> None:
+    fake = fake_slurm(fakes.TimedOutLate)
+    said: list[str] = []
+    job = Slurm(patience=20, settle=0.2, say=said.append).submit(submission)
+    assert [(each["id"], each["state"]) for each in fake.jobs()] == [(job, "PENDING"), (str(int(job) + 1), "CANCELLED")]
+    assert any("taken in twice" in words for words in said)
+
+
+def test_a_refusal_because_the_first_came_in_late(fake_slurm: Start, submission: Submission) -> None:
+    fake = fake_slurm(fakes.TimedOutThenRefused)
+    job = Slurm(patience=20, settle=0.2).submit(submission)
+    assert [each["id"] for each in fake.jobs()] == [job]
 
 
 def test_an_ended_namesake_is_not_taken_for_the_new_job(fake_slurm: Start, submission: Submission) -> None:
