@@ -98,7 +98,8 @@ class Store:
         """The run that `text` names.
 
         That is a run id, the beginning of one if no other begins so, the path of a run or of something in it,
-        `experiment/step` for its newest run, a job id, or `latest`. Raises RunNotFound, RecordError.
+        `experiment/step` for its newest run, one of these names alone if it can mean only one step, a job id, or
+        `latest`. Raises RunNotFound, RecordError.
         """
         if "/" in text or text in {".", ".."} or (stamp_key(text) and Path(text).is_dir()):
             return self._by_path(text)
@@ -110,6 +111,10 @@ class Store:
         if not same and _JOB.match(text):
             # The newest: Slurm counts anew when its state is lost, and every cluster counts for itself.
             same = next(([run] for run in runs if _had_job(run, text)), [])
+        if not same:
+            named = [run for run in runs if text in {run.experiment, run.step, f"{run.experiment}_{run.step}"}]
+            if len({(run.experiment, run.step) for run in named}) == 1:
+                same = named[:1]
         if not same and text:
             same = [run for run in runs if run.run_id.startswith(text)]
         if len(same) == 1:

@@ -380,6 +380,13 @@ def test_the_link_is_not_what_decides(store: Store, filled: list[RunDir]) -> Non
     assert store.find("001_exp/000_a") == second
 
 
+def test_a_name_that_means_one_step_is_its_newest_run(store: Store, filled: list[RunDir]) -> None:
+    assert store.find("001_exp") == filled[1]
+    assert store.find("001_exp_000_a") == filled[1]
+    with pytest.raises(RunNotFound):
+        store.find("000_a")  # both experiments have such a step
+
+
 def test_the_newest_of_two_clusters_jobs_of_one_number(store: Store, filled: list[RunDir]) -> None:
     filled[2].append(Submitted("1234", "elsewhere"))
     assert store.find("1234") == filled[2]
@@ -389,7 +396,7 @@ def test_the_newest_of_two_clusters_jobs_of_one_number(store: Store, filled: lis
     ("text", "told"),
     [
         ("001", "could be any of 2 runs"),
-        ("001_exp_000_a", "write more of the name, or 001_exp/000_a for its newest run"),
+        ("001_exp_000_", "write more of the name, or 001_exp/000_a for its newest run"),
         ("001_exq_000_a", "near it: 001_exp/000_a"),
         ("OTHER", "near it: 002_other/000_a"),
         ("001_exp/000_b", "near it: 001_exp/000_a"),
