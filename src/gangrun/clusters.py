@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,7 @@ def elsewhere() -> dict[str, Path]:
     return {LAB: lab} if lab else {}
 
 
+@cache
 def named(name: str, project: Path) -> Cluster:
     """The cluster of that name. Raises InputError when there is none."""
     return load_cluster(name, project, elsewhere())
@@ -43,6 +45,7 @@ def here(project: Path) -> Cluster:
     return named(LOCAL, project)
 
 
+@cache
 def found(project: Path) -> str:
     """The cluster that this machine belongs to.
 
