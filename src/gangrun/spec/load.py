@@ -193,7 +193,8 @@ def _spread(values: Table, sources: dict[Key, Source]) -> tuple[Table, dict[Key,
         what = "is said twice: at the top of a file it means roles.main"
         raise SpecError([Problem(f"roles.main.{twice[0]}", what, place.file, place.line, "keep one of the two")])
     rest = {key: value for key, value in values.items() if key not in short and key != "roles"}
-    rest["roles"] = {**roles, "main": {**{key: values[key] for key in short}, **main}}
+    # First, as it stands at the top.
+    rest["roles"] = {"main": {**{key: values[key] for key in short}, **main}, **_without(roles, "main")}
     moved: dict[Key, Source] = {}
     for key, source in sources.items():
         if key[0] in short:
@@ -201,6 +202,10 @@ def _spread(values: Table, sources: dict[Key, Source]) -> tuple[Table, dict[Key,
         else:
             moved[key] = source
     return rest, moved
+
+
+def _without(table: Table, key: str) -> Table:
+    return {name: value for name, value in table.items() if name != key}
 
 
 def _merge(
@@ -253,7 +258,7 @@ def _nest(key: Key, value: Any) -> Table:
 def _problems(
     error: ValidationError, model: type[BaseModel], values: Table, sources: Mapping[Key, Source], file: str
 ) -> Iterable[Problem]:
-    seen: dict[Key, list[str]] = {}
+    seen: dict[Key, tuple[list[str], str]] = {}
     for one in error.errors(include_url=False):
         key: Key = tuple(one["loc"])
         if one["type"] == "extra_forbidden":
@@ -264,9 +269,10 @@ def _problems(
             continue
         # Unions add the name of each branch to the place; cut it back to what the file has.
         key = _in_values(key, values) if one["type"] != "missing" else key
-        seen.setdefault(key, []).append(_words(one["type"], one["msg"], one["input"]))
-    for key, messages in seen.items():
-        yield locate(sources, file, key, ", or ".join(dict.fromkeys(messages)))
+        told, _ = seen.setdefault(key, ([], _not(one["type"], one["input"])))
+        told.append(_words(one["type"], one["msg"]))
+    for key, (told, suffix) in seen.items():
+        yield locate(sources, file, key, ", or ".join(dict.fromkeys(told)) + suffix)
 
 
 _SHOULD = {
@@ -282,14 +288,17 @@ _SHOULD = {
 """pydantic's words where they speak of Python rather than of TOML."""
 
 
-def _words(kind: str, message: str, given: object) -> str:
-    if kind == "missing":
-        return "is missing"
-    if kind == "value_error":
-        return message.removeprefix("Value error, ")
-    plain = _SHOULD.get(kind) or re.sub(r"^input should be", "should be", message[0].lower() + message[1:])
+def _words(kind: str, message: str) -> str:
+    if kind in ("missing", "value_error"):
+        return "is missing" if kind == "missing" else message.removeprefix("Value error, ")
+    return _SHOULD.get(kind) or re.sub(r"^input should be", "should be", message[0].lower() + message[1:])
+
+
+def _not(kind: str, given: object) -> str:
+    if kind in ("missing", "value_error"):
+        return ""
     shown = str(given).lower() if isinstance(given, bool) else repr(given)
-    return f"{plain}, not {shown if len(shown) <= 60 else shown[:57] + '…'}"
+    return f", not {shown if len(shown) <= 60 else shown[:57] + '…'}"
 
 
 def _in_values(key: Key, values: Any) -> Key:
