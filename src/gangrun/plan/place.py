@@ -1,7 +1,7 @@
 """Placement: every replica gets its nodes, GPUs and CPUs. The only code that knows a GPU index.
 
 Nothing is rounded: what does not fit is a `Misfit` with the numbers in it. The order is that of the file, except that
-roles which claim GPUs or whole nodes come first, then CPU-only ones, then those beside another, then sidecars. Only if
+roles which claim GPUs or whole nodes come first, then CPU-only ones, then sidecars, then those beside another. Only if
 that does not fit, the claims are tried again with the largest first.
 """
 
@@ -67,7 +67,7 @@ def _claim(role: Role, allocation: Allocation) -> tuple[int, int]:
 
 
 def _order(roles: Mapping[str, Role], size: Callable[[Role], tuple[int, int]] = lambda _: (0, 0)) -> list[str]:
-    """Claims first, then CPU-only roles, then roles beside others (after those), then sidecars; else as written."""
+    """Claims first, then CPU-only roles, then sidecars, then roles beside others (after those); else as written."""
 
     def depth(name: str, seen: tuple[str, ...] = ()) -> int:
         beside = roles[name].beside
@@ -76,9 +76,9 @@ def _order(roles: Mapping[str, Role], size: Callable[[Role], tuple[int, int]] = 
     def rank(name: str) -> tuple[int, ...]:
         role = roles[name]
         if role.beside is not None:
-            return 2, depth(name)
+            return 3, depth(name)
         if role.kind == "sidecar" and not role.gpus:
-            return 3, 0
+            return 2, 0
         return (1, 0) if role.gpus == 0 else (0, *size(role))
 
     return sorted(roles, key=rank)
