@@ -12,7 +12,7 @@ from threading import Timer
 import pytest
 
 from gangrun.errors import Rejected, Unreachable
-from gangrun.lab import Lab
+from gangrun.lab import Lab, packages
 from gangrun.scheduler import discover, reasons, scontrol, squeue
 from gangrun.scheduler.model import Status, Submission
 from gangrun.scheduler.rows import pick
@@ -26,10 +26,16 @@ REMEMBERED = 5
 
 @pytest.fixture(scope="module")
 def lab() -> Iterator[Lab]:
-    lab = Lab("scheduler")
-    lab.up(nodes=2, gpus=2, accounting=True, min_job_age=REMEMBERED)
-    yield lab
-    lab.down()
+    if os.geteuid() != 0:
+        pytest.skip("a lab needs root")
+    if absent := packages.missing(accounting=True):
+        pytest.skip(f"packages are absent: {' '.join(absent)}")
+    lab = Lab(f"sched{os.getpid()}")
+    try:
+        lab.up(nodes=2, gpus=2, accounting=True, min_job_age=REMEMBERED)
+        yield lab
+    finally:
+        lab.down()
 
 
 @pytest.fixture
@@ -243,10 +249,10 @@ def jobs_named(slurm: Slurm, name: str) -> list[str]:
     return [row.status.job for row in rows if row.status.name == name]
 
 
-def test_what_the_cluster_says_of_itself(slurm: Slurm) -> None:
+def test_what_the_cluster_says_of_itself(lab: Lab, slurm: Slurm) -> None:
     facts = discover.collect(slurm)
-    assert (facts.name, facts.accounting, facts.remembered) == ("gangrun_scheduler", True, REMEMBERED)
-    assert discover.cluster_name(slurm) == "gangrun_scheduler"
+    assert (facts.name, facts.accounting, facts.remembered) == (f"gangrun_{lab.name}", True, REMEMBERED)
+    assert discover.cluster_name(slurm) == facts.name
     gpu = next(partition for partition in facts.partitions if partition.default)
     assert sum(nodes.count for nodes in gpu.nodes) == 2
     assert {(nodes.gpus[0].type, nodes.gpus[0].count) for nodes in gpu.nodes} == {("h100", 2)}
