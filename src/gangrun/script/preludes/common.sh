@@ -1,12 +1,12 @@
-# shellcheck shell=bash disable=SC2034,SC2154,SC2329 # each half uses what the other sets and calls what it defines
+# shellcheck shell=bash disable=SC2034,SC2154,SC2329 # each half uses what the other one sets
 # The verbs of this script: begin, start, ready, await, finish_when_mains_end.
-# A replica is one step of the job, and each of its lives is one background process of this script. The script looks
-# which of them are gone, decides by the replica's kind what that means, and at the end stops what is left.
+# Each replica is looked after by one background process of this script, `live`, which keeps the replica's diary. The
+# script looks which of them are gone, decides by the kind of the replica what that means, and stops the others.
 set -m # gives every background process a group of its own, which can be signalled as a whole
 
 HOSTS=() PORTS=() # for the commands below: hosts in the order of the allocation, port numbers
-NAMES=() WORDS=() # replicas in the order of their start, and the words that they were started with, all in one row
-declare -A KIND NODES RESTARTS FROM COUNT PROCESS ENDED
+NAMES=() MAINS=0  # replicas in the order of their start, and how many mains have yet to end
+declare -A KIND NODES PROCESS
 CAUSE='' SIGNAL='' RELAY='' PHASE='' FORCED='' PORT_BASE=''
 
 say() { printf 'gangrun: %s\n' "$*" >&2; }
@@ -14,7 +14,7 @@ say() { printf 'gangrun: %s\n' "$*" >&2; }
 # By rename, so that nobody ever reads half a file.
 record() { printf '%s\n' "$2" >"$STATUS/$1.new" && mv -f -- "$STATUS/$1.new" "$STATUS/$1"; }
 
-# One line in the replica's diary.
+# One line in a replica's diary.
 note() { printf '%(%s)T %s\n' -1 "$2" >>"$STATUS/$1.lives"; }
 
 # Sleeps until the time is up, a child ends or a signal comes: bash runs no trap while a program runs in front.
@@ -37,30 +37,30 @@ end() {
 
 # --- the verbs -------------------------------------------------------------------------------------------------------
 
-# begin NODES PORTS CHECKS: looks at the allocation, makes the attempt's directory, finds ports, runs `setup`.
+# begin NODES PORTS [CHECKS]: looks at the allocation, makes the attempt's directory, finds ports, runs `setup`.
 begin() {
   local number
   allocation "$1"
-  number=$((${FIRST_ATTEMPT:-1} + ${SLURM_RESTART_COUNT:-0}))
+  number=$((FIRST_ATTEMPT + ${SLURM_RESTART_COUNT:-0}))
   while printf -v ATTEMPT %03d "$number" && [[ -e $RUN_DIR/attempts/$ATTEMPT ]]; do ((++number)); done
-  ATTEMPT_DIR=$RUN_DIR/attempts/$ATTEMPT
-  LOGS=$ATTEMPT_DIR/logs STATUS=$ATTEMPT_DIR/status
+  LOGS=$RUN_DIR/attempts/$ATTEMPT/logs STATUS=$RUN_DIR/attempts/$ATTEMPT/status
   mkdir -p -- "$LOGS" "$STATUS" || exit 1
   ln -sfn -- "$ATTEMPT" "$RUN_DIR/attempts/latest"
   export GANGRUN_RUN_NAME=$RUN_NAME GANGRUN_RUN_DIR=$RUN_DIR GANGRUN_JOB=$JOB GANGRUN_ATTEMPT=$ATTEMPT
   catch
-  PHASE=setup
-  ((${#HOSTS[@]} >= $1)) || { say "this allocation has ${#HOSTS[@]} nodes and the plan needs $1" && exit 1; }
-  choose_ports "$2" "$3"
+  ((${#HOSTS[@]} >= $1)) || { say "the plan needs $1 nodes, here are ${#HOSTS[@]}" && end 'setup 1' 1; }
+  choose_ports "$2" "${3:-}"
   printf '%(%s)T\n%s\n%s\n%s\n' -1 "$JOB" "${HOSTS[*]}" "$PORT_BASE" >"$STATUS/run.start"
+  PHASE=setup
   set -e
   setup
   set +eu
   PHASE=''
   catch # again, as setup may have set traps of its own
+  obey
 }
 
-# A signal only leaves word; `obey` acts on it.
+# Signals only leave word, on which `obey` acts.
 catch() {
   trap 'SIGNAL=TERM' TERM
   trap 'SIGNAL=INT' INT
@@ -72,31 +72,30 @@ catch() {
 
 # start ROLE INDEX KIND key=value... flags=N [N flags for srun] -- COMMAND...
 start() {
-  local name=$1.$2 word
-  NAMES+=("$name")
-  KIND[$name]=$3 NODES[$name]='' RESTARTS[$name]=0 FROM[$name]=${#WORDS[@]} COUNT[$name]=$#
-  WORDS+=("$@")
-  for word in "${@:4}"; do
-    case $word in
-      nodes=*) NODES[$name]=${word#*=} ;;
-      restarts=*) RESTARTS[$name]=${word#*=} ;;
-      flags=*) break ;;
-    esac
+  local name=$1.$2 kind=$3 nodes='' gpus='' cpus='' tasks=1 restarts=0 ranks=0 master='' alone=1 node_cpus='' flags=0
+  local share='' address=''
+  shift 3
+  until [[ $1 == flags=* ]]; do
+    local "$1"
+    shift
   done
-  launch "$name"
-}
-
-launch() {
-  life "${WORDS[@]:${FROM[$1]}:${COUNT[$1]}}" </dev/null &
-  PROCESS[$1]=$!
+  flags=${1#*=}
+  ((ranks == 0)) || address=${HOSTS[${nodes%%,*}]}
+  [[ -z $cpus ]] || share=$((cpus / tasks > 0 ? cpus / tasks : 1))
+  IFS=, read -ra nodes <<<"$nodes"
+  NAMES+=("$name") KIND[$name]=$kind NODES[$name]=${nodes[*]}
+  [[ $kind != main ]] || ((++MAINS))
+  live "${@:2}" </dev/null &
+  PROCESS[$name]=$!
 }
 
 # ready NAME port HOST:PORT SECONDS | http URL SECONDS | file PATH SECONDS: waits; too long fails the job.
 ready() {
   local name=$1 began=$SECONDS
-  until is_ready "$2" "$3"; do
+  # Under `timeout`, as a dead host lets a connect hang for minutes.
+  until if [[ $2 == file ]]; then [[ -e $3 ]]; else aside timeout 5 bash -c "$ANSWERS" - "$2" "$3"; fi; do
     look
-    if [[ -n ${ENDED[$name]:-} ]] || ((SECONDS - began >= $4)); then
+    if [[ -z ${PROCESS[$name]} ]] || ((SECONDS - began >= $4)); then
       say "$name is not ready after $((SECONDS - began)) s: $2 $3"
       end "unready $name $4" 1
     fi
@@ -105,13 +104,7 @@ ready() {
   note "$name" ready
 }
 
-is_ready() {
-  [[ $1 != file ]] || { [[ -e $2 ]] && return; }
-  # With bash alone, as nodes may lack curl; under `timeout`, as a dead host lets a connect hang for minutes.
-  aside timeout 5 bash -c "$(declare -f answers); answers \"\$@\"" - "$@"
-}
-
-# answers port HOST:PORT | http URL: whether a server is there, and there for HTTP says 2xx or 3xx.
+# answers port HOST:PORT | http URL: whether a server is there, and says 2xx or 3xx. Nodes may have no curl, but bash.
 answers() {
   local server=${2#*://} path=/ code
   [[ $server != */* ]] || path=/${server#*/}
@@ -122,44 +115,33 @@ answers() {
   printf 'GET %s HTTP/1.0\r\nHost: %s\r\n\r\n' "$path" "$server" >&3
   read -r _ code _ <&3 && [[ $code == [23][0-9][0-9]* ]]
 }
+ANSWERS="$(declare -f answers); answers \"\$@\""
 
 # await NAME: until it has ended with 0; where it fails, so does the job.
 await() {
-  while look && [[ -z ${ENDED[$1]:-} ]]; do pause 1; done
+  while look && [[ -n ${PROCESS[$1]} ]]; do pause 1; done
 }
 
 finish_when_mains_end() {
   PHASE=last # no main will be started any more
-  while look && mains_left; do pause 1; done
+  while look && ((MAINS)); do pause 1; done
   exit 0
-}
-
-mains_left() {
-  local name
-  for name in "${NAMES[@]}"; do
-    [[ ${KIND[$name]} != main || -n ${ENDED[$name]:-} ]] || return 0
-  done
-  return 1
 }
 
 # --- ports -----------------------------------------------------------------------------------------------------------
 
-# Sets PORTS to COUNT ports in a row such that `ports_free BASE CHECKS`.
+# choose_ports COUNT CHECKS: sets PORTS to a row from 10000-31999, below what the kernel gives to outgoing connections.
 choose_ports() {
-  local try port
+  local try i
   (($1)) || return 0
   for ((try = 0; try < 50; try++)); do
-    port_base "$try" "$1"
+    PORT_BASE=$((10000 + (PORT_SEED * 101 + try * 1009) % (22000 - $1)))
     ports_free "$PORT_BASE" "$2" || continue
-    for ((port = PORT_BASE; port < PORT_BASE + $1; port++)); do PORTS+=("$port"); done
+    for ((i = 0; i < $1; i++)); do PORTS+=("$((PORT_BASE + i))"); done
     return 0
   done
-  PHASE=''
   end ports 1
 }
-
-# port_base TRY COUNT: in 10000-31999, below the range from which the kernel hands ports to outgoing connections.
-port_base() { PORT_BASE=$((10000 + (PORT_SEED * 101 + $1 * 1009) % (22000 - $2))); }
 
 # Whether none of these ports is in use on this machine, in whatever state: one that lingers can refuse a server as well.
 unused() {
@@ -174,46 +156,41 @@ unused() {
 
 # --- looking after the replicas --------------------------------------------------------------------------------------
 
-# One life of a replica: a process of its own, which outlives the signals that Slurm sends to all of a job's processes.
-life() {
-  local name=$1.$2 nodes='' gpus='' cpus='' tasks=1 restarts=0 ranks=0 master='' alone=1 node_cpus='' flags=0
-  local code first='' node k=0 share='' address=''
-  trap : HUP INT TERM USR1 USR2
-  shift 3
-  until [[ $1 == flags=* ]]; do
-    local "$1"
-    shift
+# A replica from its first life to its last, with what `start` has set. Outlives signals sent to all of the job.
+live() {
+  local code first node stopping='' lost=''
+  trap 'stopping=yes' HUP INT TERM
+  trap : USR1 USR2
+  while :; do
+    # Made here before other hosts write them: NFS hides a new file for a minute from a host that looked too early.
+    for node in "${!nodes[@]}"; do : >"$STATUS/$name.$node.beat"; done
+    note "$name" start
+    step "$@"
+    code=$?
+    # Where one task fails and the others are killed for it, srun may return the code of any of them.
+    [[ ! -r $STATUS/$name.first ]] || read -r first _ <"$STATUS/$name.first"
+    code=${first:-$code} first=''
+    note "$name" "exit $code"
+    ((restarts-- > 0)) && [[ -z $lost && ($code != 0 || $kind == service) ]] || return 0
+    ((code != 143 && code != 137)) || sleep 0.5 # if it was a signal to all of the job, ours may come a little later
+    still_wanted && [[ -z $stopping ]] || return 0
+    say "$name ended with $code and is started again"
+    rm -f -- "$STATUS/$name.first"
   done
-  flags=${1#*=}
-  ((ranks == 0)) || address=${HOSTS[${nodes%%,*}]}
-  nodes=${nodes//,/ }
-  [[ -z $cpus ]] || share=$((cpus / tasks > 0 ? cpus / tasks : 1))
-  # Made here before other hosts write them: NFS hides a new file for up to a minute from a host that looked too early.
-  for node in $nodes; do
-    : >"$STATUS/$name.$k.beat"
-    ((++k))
-  done
-  [[ ! -s $STATUS/$name.lives ]] || rm -f -- "$STATUS/$name.first"
-  note "$name" start
-  step "${@:2}"
-  code=$?
-  # Where one task fails and the others are killed for it, srun may return the code of any of them.
-  [[ ! -r $STATUS/$name.first ]] || read -r first _ <"$STATUS/$name.first"
-  note "$name" "exit ${first:-$code}"
 }
 
-# One pass over everything: signals, then deaths, then silence.
+# One pass: signals, then deaths, then silence. Services come last: one that ends with the last main has done no wrong.
 look() {
-  local name
+  local kind name
   obey
-  for name in "${NAMES[@]}"; do [[ ${KIND[$name]} == service ]] || bury "$name"; done
-  # Services after mains: one that ends together with the last main has done nothing wrong.
-  [[ $PHASE != last ]] || mains_left || return 0
-  for name in "${NAMES[@]}"; do [[ ${KIND[$name]} != service ]] || bury "$name"; done
+  for kind in main sidecar service; do
+    [[ $kind != service || $PHASE != last ]] || ((MAINS)) || return 0
+    for name in "${NAMES[@]}"; do [[ ${KIND[$name]} != "$kind" ]] || bury "$name"; done
+  done
   listen
 }
 
-# Acts on the word that a signal has left.
+# Acts on the word that signals have left.
 obey() {
   local signal=$RELAY name names=()
   if [[ -n $signal ]]; then
@@ -221,48 +198,36 @@ obey() {
     for name in "${NAMES[@]}"; do [[ ${KIND[$name]} != main ]] || ! running "$name" || names+=("$name"); done
     ask "$signal" "${names[@]}"
   fi
-  case $SIGNAL in
-    TERM) end 'signal TERM' 143 ;;
-    INT) end 'signal INT' 130 ;;
-    HUP) end 'signal HUP' 129 ;;
-  esac
+  [[ -z $SIGNAL ]] || end "signal $SIGNAL" "$((128 + $(kill -l "$SIGNAL")))"
 }
 
-running() { [[ -n ${PROCESS[$1]:-} ]] && kill -0 "${PROCESS[$1]}" 2>/dev/null; }
+running() { [[ -n ${PROCESS[$1]} ]] && kill -0 "${PROCESS[$1]}" 2>/dev/null; }
 
-# Reads how a life that is over has ended into `code` and `lost`; one that did not come to write it down was killed.
+# settle NAME: reads from the diary how its last life ended, into `code` and `lost`. Without an entry it was killed.
 settle() {
   local word value
   code=137 lost=''
   while read -r _ word value; do
     case $word in
-      start) code=137 lost='' ;;
+      start) code=137 ;;
       exit) code=$value ;;
       lost) lost=$value ;;
     esac
   done <"$STATUS/$1.lives"
   PROCESS[$1]=''
+  record "$1.exit" "$code"
 }
 
-# If a life of this replica is over, starts its next one or draws the consequence of its kind.
+# If all is over with this replica, draws the consequence of its kind.
 bury() {
   local name=$1 kind=${KIND[$1]} code lost
-  [[ -n ${PROCESS[$name]:-} ]] && ! running "$name" || return 0
+  [[ -n ${PROCESS[$name]} ]] && ! running "$name" || return 0
   settle "$name"
-  if ((code == 143 || code == 137)); then
-    # At a time limit and at preemption the steps are signalled together with this script: then they are not the cause.
-    pause 0.5
-    obey
-  fi
-  if [[ -z $lost && (${RESTARTS[$name]} -gt 0) && ($code -ne 0 || $kind == service) ]]; then
-    RESTARTS[$name]=$((${RESTARTS[$name]} - 1))
-    say "$name ended with $code and is started again"
-    launch "$name"
-    return 0
-  fi
-  ENDED[$name]=$code
-  record "$name.exit" "$code"
-  [[ $kind != sidecar && $kind:$code != main:0 ]] || return 0
+  [[ $kind != sidecar ]] || return 0
+  [[ $kind:$code != main:0 ]] || { ((MAINS--)) && return 0; }
+  # At a time limit the steps are signalled together with this script, and are not the cause.
+  ((code != 143 && code != 137)) || pause 0.5
+  obey
   [[ -z $lost ]] || end "lost $lost $name" 1
   end "$kind $name $code" "$((code ? code : 1))"
 }
@@ -284,32 +249,25 @@ finish() {
   exit "$code"
 }
 
-# stop KIND...: asks the replicas of these kinds to end, gives them GRACE seconds, then makes them.
+# stop KIND...: asks the replicas of these kinds to end, makes them after GRACE seconds, and gives them up 10 s later.
 stop() {
-  local name code lost names=()
+  local name code lost names=() deadline
   for name in "${NAMES[@]}"; do
-    [[ " $* " != *" ${KIND[$name]} "* || -z ${PROCESS[$name]:-} ]] || names+=("$name")
+    [[ " $* " != *" ${KIND[$name]} "* || -z ${PROCESS[$name]} ]] || names+=("$name")
   done
-  ((${#names[@]})) || return 0
-  ask TERM "${names[@]}"
-  if ! gone_within "$GRACE" "${names[@]}"; then
-    FORCED=yes
-    force "${names[@]}"
-    gone_within 10 "${names[@]}" || for name in "${names[@]}"; do kill -KILL -- "-${PROCESS[$name]}"; done
-  fi
+  ((${#names[@]} == 0)) || ask TERM "${names[@]}"
+  deadline=$((SECONDS + GRACE + 1)) # one more, as SECONDS counts whole ones
   for name in "${names[@]}"; do
-    settle "$name"
-    record "$name.exit" "$code"
-  done
-}
-
-gone_within() {
-  local deadline=$((SECONDS + $1 + 1)) name # a second more, as SECONDS counts whole ones
-  for name in "${@:2}"; do
     while running "$name"; do
-      ((SECONDS < deadline)) || return 1
+      if ((SECONDS >= deadline)) && [[ $FORCED == "$*" ]]; then
+        kill -KILL -- "-${PROCESS[$name]}"
+      elif ((SECONDS >= deadline)); then
+        FORCED=$* deadline=$((SECONDS + 10))
+        force "${names[@]}"
+      fi
       pause 0.2
     done
+    settle "$name"
   done
 }
 
@@ -327,30 +285,24 @@ task() {
     coproc BEAT { beat "$status/$name.$node_rank.beat"; }
     pipe=${BEAT[1]} beat=$BEAT_PID
   fi
-  [[ -z ${SLURM_STEP_ID:-} || $rank != 0 ]] || printf '%s\n' "$SLURM_JOB_ID.$SLURM_STEP_ID" >"$status/$name.step"
   # Bash remarks on a program that a signal ends, which is none of the program's output: hence the outer 2>/dev/null.
   {
     (
       exec 2>&1
       # Of the devices that the scheduler gave, by whatever name, those at the replica's indices.
+      IFS=, read -ra wanted <<<"$gpus"
       for variable in {CUDA,ROCR,HIP}_VISIBLE_DEVICES ZE_AFFINITY_MASK GPU_DEVICE_ORDINAL; do
         [[ $variable == CUDA* || -n ${!variable:-} ]] || continue
-        picked=''
         IFS=, read -ra given <<<"${!variable:-}"
-        IFS=, read -ra wanted <<<"$gpus"
+        picked=''
         for index in "${wanted[@]}"; do picked+=,${given[index]:-$index}; done
         ((${#given[@]} && ${#given[@]} == ${#wanted[@]})) || export "$variable=${picked#,}"
       done
-      if [[ -n $cpus ]]; then
-        export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$cpus}"
-        [[ -z ${SLURM_STEP_ID:-} ]] || export SLURM_CPUS_PER_TASK="$cpus"
-      fi
-      if [[ -n $address ]]; then
-        export RANK="$rank" LOCAL_RANK="$local_rank" WORLD_SIZE="$world" NODE_RANK="$node_rank"
-        export MASTER_ADDR="$address" MASTER_PORT="$port"
-      fi
-      export GANGRUN_REPLICA="$name" GANGRUN_TASK="$token" GANGRUN_RANK="$rank" GANGRUN_LOCAL_RANK="$local_rank"
-      export GANGRUN_WORLD_SIZE="$world" GANGRUN_NODE_RANK="$node_rank"
+      [[ -z $cpus ]] || export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$cpus}"
+      [[ -z $address ]] || export RANK="$rank" LOCAL_RANK="$local_rank" WORLD_SIZE="$world" NODE_RANK="$node_rank" \
+        MASTER_ADDR="$address" MASTER_PORT="$port"
+      export GANGRUN_REPLICA="$name" GANGRUN_RANK="$rank" GANGRUN_LOCAL_RANK="$local_rank" \
+        GANGRUN_WORLD_SIZE="$world" GANGRUN_NODE_RANK="$node_rank" GANGRUN_TASK="$token"
       [[ -z $stopped ]] || exit 143
       exec -- "$@"
     )

@@ -26,19 +26,16 @@ ports_free() {
   unused "${ports[@]}"
 }
 
-# step [FLAGS...] -- COMMAND...: runs one life of the replica that `life` describes and returns when all of it has ended.
+# step [FLAGS...] -- COMMAND...: one life of a replica, as `start` describes it, until all of it has ended.
 step() {
-  local node node_rank=-1 local_rank rank=0 world groups=() words='' signal deadline='' beat
+  local node_rank=-1 local_rank rank=0 world=$((${#nodes[@]} * tasks)) groups=() words='' signal deadline='' node beat
   shift "$((flags + 1))" # they are for srun
   set -m
-  trap "words+=' TERM'" TERM
-  trap "words+=' HUP'" HUP
+  trap "stopping=yes words+=' TERM'" TERM
+  trap "stopping=yes words+=' HUP'" HUP
   trap "words+=' USR1'" USR1
   trap "words+=' USR2'" USR2
-  read -ra groups <<<"$nodes"
-  world=$((${#groups[@]} * tasks))
-  groups=()
-  for node in $nodes; do
+  for node in "${nodes[@]}"; do
     ((++node_rank))
     ((GPUS_PER_NODE == 0)) || printf -v CUDA_VISIBLE_DEVICES '%s,' "${GPUS[@]:node*GPUS_PER_NODE:GPUS_PER_NODE}"
     for ((local_rank = 0; local_rank < tasks; local_rank++, rank++)); do
@@ -66,8 +63,8 @@ step() {
     fi
   done
   sweep "$JOB/$ATTEMPT/$name/"
-  for ((; node_rank >= 0; node_rank--)); do
-    read -r beat _ <"$STATUS/$name.$node_rank.beat"
+  for node in "${!nodes[@]}"; do
+    read -r beat _ <"$STATUS/$name.$node.beat"
     [[ $beat == exit ]] || return 137
   done
 }
@@ -78,19 +75,19 @@ listen() { :; }
 # ask SIGNAL NAME...
 ask() {
   local name
-  for name in "${@:2}"; do kill "-$1" "${PROCESS[$name]}"; done
+  for name in "${@:2}"; do kill "-$1" "${PROCESS[$name]}" 2>/dev/null; done
 }
 
 force() { ask HUP "$@"; }
 
 sweep_everywhere() { sweep "$JOB/$ATTEMPT/"; }
 
-# Asked at every beat: ends everything when this script was killed and could not do so itself.
+# Asked at every beat and before every restart: ends all when this script was killed and could not do so itself.
 still_wanted() {
   local line=''
   { read -r line <"/proc/$$/stat"; } 2>/dev/null
   [[ -z $line || $line == *') Z '* ]] || return 0
   sweep "$GANGRUN_JOB/$GANGRUN_ATTEMPT/"
   sleep 1
-  kill -KILL 0 # the group: `task`, what it runs, and this
+  kill -KILL 0 # the group of whoever asks
 }

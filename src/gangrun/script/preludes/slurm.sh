@@ -8,7 +8,7 @@ allocation() {
   JOB=$SLURM_JOB_ID PORT_SEED=$SLURM_JOB_ID
   mapfile -t HOSTS < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
   TASK="$(declare -f enter task beat sweep still_wanted); enter \"\$@\""
-  # Until 21.08 steps that overlap shared CPUs and never GPUs: there each has to ask for the number that it needs.
+  # Before 21.08 steps that overlap share CPUs but no GPUs: there each has to ask for the number that it needs.
   [[ -z ${SLURM_JOB_GPUS:-} || $(scontrol --version) != *' 20.'* ]] || GPUS_ARE_HELD=yes
   # srun takes these for its own flags. Some it refuses beside ours (26.05: --gpus-per-node with --gres), others it
   # would obey: --export=NONE of the job, the CPU binding of the shell from which the job was submitted.
@@ -17,47 +17,47 @@ allocation() {
     SLURM_HINT SLURM_THREADS_PER_CORE SLURM_EXPORT_ENV SLURM_EXACT SLURM_EXCLUSIVE SLURM_STEP_ID SLURM_STEPID
 }
 
-# on HOST[,HOST...] FUNCTION [ARGUMENT...]: runs one of ours there beside all else, for 10 s at most.
+# on 'HOST...' FUNCTION [ARGUMENT...]: runs one of ours there beside all else, for 10 s at most.
 on() {
-  local more=${1//[^,]/}
-  aside timeout -k 2 10 srun --overlap ${GPUS_ARE_HELD:+--gres=gpu:0} -N "$((${#more} + 1))" -n "$((${#more} + 1))" -c 1 --mem=0 -w "$1" --chdir=/ \
-    bash -c "$(declare -f unused sweep inhabited); \"\$@\"" - "${@:2}"
+  local there
+  read -ra there <<<"$1"
+  aside timeout -k 2 10 srun --overlap ${GPUS_ARE_HELD:+--gres=gpu:0} --mem=0 -c 1 -N "${#there[@]}" -n "${#there[@]}" \
+    -w "${1// /,}" --chdir=/ bash -c "$(declare -f unused sweep inhabited); \"\$@\"" - "${@:2}"
 }
 
-# ports_free BASE CHECKS: whether every NODE:OFFSET is free; node 0 is this one, the others cost a step.
+# ports_free BASE CHECKS: whether every NODE:OFFSET is free. Node 0 is this one; the others, taken together, cost a step.
 ports_free() {
-  local check here=() there=() hosts=''
+  local check here=() others=()
   for check in ${2//,/ }; do
-    if [[ $check == 0:* ]]; then
-      here+=("$(($1 + ${check#*:}))")
-    else
-      there+=("$(($1 + ${check#*:}))")
-      [[ ,$hosts, == *",${HOSTS[${check%:*}]},"* ]] || hosts+=${hosts:+,}${HOSTS[${check%:*}]}
-    fi
+    if [[ $check == 0:* ]]; then here+=("$(($1 + ${check#*:}))"); else others+=("$(($1 + ${check#*:}))"); fi
   done
-  unused "${here[@]}" && { [[ -z $hosts ]] || on "$hosts" unused "${there[@]}"; }
+  unused "${here[@]}" && { ((${#others[@]} == 0)) || on "${HOSTS[*]:1}" unused "${others[@]}"; }
 }
 
-# step [FLAGS...] -- COMMAND...: runs one life of the replica that `life` describes and returns when all of it has ended.
+# step [FLAGS...] -- COMMAND...: one life of a replica, as `start` describes it, until all of it has ended.
 step() {
-  local node hosts='' count=0 per=${node_cpus:-$cpus} share_flags=() held
-  for node in $nodes; do hosts+=,${HOSTS[node]} count=$((count + 1)); done
-  [[ -z $per ]] || share_flags+=(-c "$((per / tasks > 0 ? per / tasks : 1))")
+  local node hosts='' per=${node_cpus:-$cpus} extra=() held previous=''
+  for node in "${nodes[@]}"; do hosts+=,${HOSTS[node]}; done
+  [[ -z $per ]] || extra+=(-c "$((per / tasks > 0 ? per / tasks : 1))")
   # Of steps that overlap each is given the first cores of the node: so all ask for all of them, and are not bound.
-  ((alone)) || share_flags+=(--cpu-bind=none)
+  ((alone)) || extra+=(--cpu-bind=none)
   IFS=, read -ra held <<<"$gpus"
-  [[ -z $GPUS_ARE_HELD ]] || share_flags+=(--gres=gpu:"${#held[@]}")
+  [[ -z $GPUS_ARE_HELD ]] || extra+=(--gres=gpu:"${#held[@]}")
+  # A step lives on when its srun is killed, and then must not meet its successor.
+  [[ ! -s $STATUS/$name.step ]] || { read -r previous <"$STATUS/$name.step" && aside timeout 20 scancel "$previous"; }
   : >"$STATUS/$name.step"
-  srun --job-name="$name" --overlap -N "$count" -n "$((count * tasks))" --ntasks-per-node="$tasks" -w "${hosts#,}" \
-    --mem=0 --export=ALL --input=none --kill-on-bad-exit=1 "${share_flags[@]}" "${@:1:flags}" \
+  srun --job-name="$name" --overlap -N "${#nodes[@]}" -n "$((${#nodes[@]} * tasks))" --ntasks-per-node="$tasks" \
+    -w "${hosts#,}" --mem=0 --export=ALL --input=none --kill-on-bad-exit=1 "${extra[@]}" "${@:1:flags}" \
     bash -c "$TASK" - "$name" "$gpus" "$share" "$address" "$master" "${@:flags+2}" \
     >>"$LOGS/$name.log" 2>>"$LOGS/$name.step.log" || return
   ended_everywhere # as srun returns 0 also when a node has died
 }
 
-# What a step runs in each of its tasks.
+# What a step runs in each of its tasks: it knows its name only now.
 enter() {
   local BEAT_EVERY=5 rank=$SLURM_PROCID local_rank=$SLURM_LOCALID world=$SLURM_NTASKS node_rank=$SLURM_NODEID
+  ((rank)) || echo "$SLURM_JOB_ID.$SLURM_STEP_ID" >"$GANGRUN_RUN_DIR/attempts/$GANGRUN_ATTEMPT/status/$1.step"
+  [[ -z $3 ]] || export SLURM_CPUS_PER_TASK=$3
   task "$@"
 }
 
@@ -66,35 +66,31 @@ still_wanted() { :; }
 
 # Whether the first task of every node has written its `exit`, which may take a moment to arrive through NFS.
 ended_everywhere() {
-  local node k=0 word try
-  for node in $nodes; do
+  local node word try
+  for node in "${!nodes[@]}"; do
     for try in {1..10}; do
-      word=''
-      read -r word _ <"$STATUS/$name.$k.beat"
-      [[ $word != exit ]] || break
+      read -r word _ <"$STATUS/$name.$node.beat"
+      [[ $word != exit ]] || continue 2
       sleep 0.5
     done
-    if [[ $word != exit ]]; then
-      note "$name" "lost ${HOSTS[node]}"
-      return 1
-    fi
-    ((++k))
+    lost=${HOSTS[nodes[node]]}
+    note "$name" "lost $lost"
+    return 1
   done
 }
 
 # Nodes die without anyone telling (measured: 4 minutes), so a beat that stands still for 20 s is reason to ask.
 listen() {
-  local name node key k beat line fresh='' silent=()
+  local name node key k beat fresh='' silent=() entry
   ((SECONDS >= NEXT_LOOK)) || return 0
   NEXT_LOOK=$((SECONDS + 5))
   for name in "${NAMES[@]}"; do
-    [[ ${KIND[$name]} != sidecar ]] || continue
-    running "$name" || continue
+    [[ ${KIND[$name]} != sidecar && -n ${PROCESS[$name]} ]] || continue
     k=0
-    for node in ${NODES[$name]//,/ }; do
+    for node in ${NODES[$name]}; do
       key=$name.$k beat=''
       ((++k))
-      { read -r beat <"$STATUS/$key.beat"; } 2>/dev/null # it may not have come so far
+      { read -r beat <"$STATUS/$key.beat"; } 2>/dev/null # it may not be there yet
       [[ -n $beat && $beat != exit* ]] || continue
       [[ $beat == "${BEAT[$key]:-}" ]] || BEAT[$key]=$beat BEAT_AT[$key]=$SECONDS
       if ((SECONDS - ${BEAT_AT[$key]} < 20)); then fresh=yes; else silent+=("$name $node $key"); fi
@@ -102,17 +98,19 @@ listen() {
   done
   # If this node's own stand still and no other moves, it is the file system and not the nodes.
   [[ -n $fresh || "${silent[*]}" != *' 0 '* ]] || return 0
-  for line in "${silent[@]}"; do
-    read -r name node key <<<"$line"
+  for entry in "${silent[@]}"; do
+    read -r name node key <<<"$entry"
     on "${HOSTS[node]}" inhabited "$JOB/$ATTEMPT/$name/"
     case $? in
-      0) BEAT_AT[$key]=$SECONDS ;;                              # it is only slow
-      3) ((SECONDS - ${BEAT_AT[$key]} < 120)) || lose "$name" "$node" ;; # gone, of which srun should have told
-      *) ! on "${HOSTS[0]}" true || lose "$name" "$node" ;;     # no answer, and Slurm itself is well
+      0) BEAT_AT[$key]=$SECONDS ;;                                       # there, and slow
+      3) ((SECONDS - ${BEAT_AT[$key]} < 120)) || lose "$name" "$node" ;; # gone, and srun should have told us
+      *) ! on "${HOSTS[0]}" true || lose "$name" "$node" ;;              # no answer, though Slurm itself is well
     esac
-    obey # a signal may have ended the asking
+    obey # it may have been a signal that ended the asking
   done
 }
+
+inhabited() { grep -qlzF "GANGRUN_TASK=$1" /proc/[0-9]*/environ 2>/dev/null || exit 3; }
 
 lose() {
   obey
@@ -120,31 +118,26 @@ lose() {
   end "lost ${HOSTS[$2]} $1" 1
 }
 
-inhabited() { grep -qlzF "GANGRUN_TASK=$1" /proc/[0-9]*/environ 2>/dev/null || exit 3; }
-
 # ask SIGNAL NAME...: through slurmctld, as srun knows no grace: whatever ends it makes it kill its tasks at once.
 ask() {
   local name step steps=()
   for name in "${@:2}"; do
     step=''
+    [[ $1 != TERM ]] || kill -TERM "${PROCESS[$name]}" 2>/dev/null # no further life
     read -r step <"$STATUS/$name.step"
-    if [[ -n $step ]]; then
-      steps+=("$step")
-    elif [[ $1 == TERM ]]; then
-      force "$name" # there is nothing yet that could be asked
-    fi
+    if [[ -n $step ]]; then steps+=("$step"); elif [[ $1 == TERM ]]; then force "$name"; fi
   done
   ((${#steps[@]} == 0)) || aside timeout 20 scancel --signal="$1" "${steps[@]}"
 }
 
 force() {
   local name
-  for name; do kill -TERM -- "-${PROCESS[$name]}"; done
+  for name; do kill -TERM -- "-${PROCESS[$name]}" 2>/dev/null; done
 }
 
 # Where Slurm tracks processes by their parents (proctrack/linuxproc), a daemon that was orphaned outlives its step.
 sweep_everywhere() {
   local host hosts=''
-  for host in "${HOSTS[@]}"; do [[ $CAUSE == "lost $host "* ]] || hosts+=,$host; done
-  [[ -z $hosts ]] || on "${hosts#,}" sweep "$JOB/$ATTEMPT/"
+  for host in "${HOSTS[@]}"; do [[ $CAUSE == "lost $host "* ]] || hosts+=" $host"; done
+  [[ -z $hosts ]] || on "${hosts# }" sweep "$JOB/$ATTEMPT/"
 }
