@@ -92,7 +92,7 @@ class Slurm:
         known = [job for job in dict.fromkeys(jobs) if job_base(job)]
         found: dict[str, Status] = {}
         for part in batches(known):
-            found |= pick(squeue.rows(self._read(squeue.by_job(part))), part)
+            found |= pick(squeue.rows(self.read(squeue.by_job(part))), part)
         for part in batches([job for job in known if job not in found]):
             found |= pick(sacct.rows(self._account(sacct.by_job(part))), part)
         return found
@@ -102,7 +102,7 @@ class Slurm:
         wanted = list(dict.fromkeys(names))
         found: dict[str, Status] = {}
         for part in batches(wanted):
-            found |= newest(squeue.rows(self._read(squeue.by_name(part, os.getuid()))), part)
+            found |= newest(squeue.rows(self.read(squeue.by_name(part, os.getuid()))), part)
         for part in batches([name for name in wanted if name not in found]):
             found |= newest(sacct.rows(self._account(sacct.by_name(part, os.getuid()))), part)
         return found
@@ -120,7 +120,12 @@ class Slurm:
 
     def read(self, argv: Sequence[str]) -> str:
         """What a reading command prints. Raises Unreachable, ProgramMissing or SchedulerError."""
-        return self._read(argv)
+        answer = self._ask(argv, self._timeout)
+        # squeue says so of a single id that it does not know, and exits with 1; of several it prints those it knows.
+        if answer.code != 0 and "Invalid job id specified" not in answer.err:
+            self._fail(answer)
+        self._answered = monotonic()
+        return answer.out
 
     def _await_controller(self, sending: _Sending) -> None:
         """Until the controller answers. Asked by ping, which knows at once what other commands find out after 10 s."""
@@ -159,7 +164,7 @@ class Slurm:
         """The one that stays, where a job that was given up for lost came in before the one that was sent after it: a
         busy controller takes them in turn, so it is there when the second is answered."""
         with suppress(Unreachable):
-            rows = squeue.rows(self._read(squeue.by_name([sending.name], os.getuid())))
+            rows = squeue.rows(self.read(squeue.by_name([sending.name], os.getuid())))
             ids = {job_base(row.status.job) or job for row in rows if sending.owns(row.status)}
             first = min(ids, key=int, default=job)
             if first != job:
@@ -185,14 +190,6 @@ class Slurm:
             )
         else:
             self._accounting = True
-        return answer.out
-
-    def _read(self, argv: Sequence[str]) -> str:
-        answer = self._ask(argv, self._timeout)
-        # squeue says so of a single id that it does not know, and exits with 1; of several it prints those it knows.
-        if answer.code != 0 and "Invalid job id specified" not in answer.err:
-            self._fail(answer)
-        self._answered = monotonic()
         return answer.out
 
     def _ask(self, argv: Sequence[str], timeout: float) -> Answer:
