@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from gangrun.plan.model import Host, Part, Port, Word
+from gangrun.spec.load import nearest
 
 _TOKEN = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]|[^{}]+")
 _BRACES = "for a brace itself write {{ or }}"
@@ -70,7 +71,9 @@ def _resolve(name: str, scope: Scope) -> Sequence[Part]:
     elif owner in scope.roles:
         addresses = scope.roles[owner]
     else:
-        raise UnknownReferenceError(f"unknown reference {{{name}}}; {_known(scope)}; {_BRACES}")
+        hint = nearest(name, scope.facts) or nearest(owner, scope.roles)
+        hint = f"{hint} " if hint else ""
+        raise UnknownReferenceError(f"unknown reference {{{name}}}; {hint}{_known(scope)}; {_BRACES}")
     if rest == "host":
         return [addresses[0].host]
     if what == "port" and (found := addresses[0].port(port)):
@@ -87,5 +90,5 @@ def _resolve(name: str, scope: Scope) -> Sequence[Part]:
 
 def _known(scope: Scope) -> str:
     facts = " ".join(f"{{{name}}}" for name in scope.facts)
-    roles = ", ".join(scope.roles)
-    return f"there are {facts} and host, port.NAME, addresses.NAME of self and of the roles {roles}"
+    owners = ", ".join((*(["self"] if scope.self_ else []), *scope.roles))
+    return f"there are {facts} and host, port.NAME, addresses.NAME of {owners}"
