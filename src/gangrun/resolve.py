@@ -226,9 +226,8 @@ def effective_roles(
     if not experiment.spec.roles:
         problems.append(experiment.problem(("command",), "is missing: there is nothing to run", _FIRST_COMMAND))
     elif not any(role.kind == "main" for role in roles.values()):
-        problems.append(
-            experiment.problem(("roles",), "no role is a main, so the job would never end", 'kind = "main"')
-        )
+        key = ("roles", next(iter(roles)), "kind")
+        problems.append(experiment.problem(key, "no role is a main, so the job would never end", 'kind = "main"'))
     return roles
 
 
@@ -264,7 +263,7 @@ def _role_problems(
             elif other not in roles:
                 add(key, f"there is no role {other!r}", nearest(other, roles) or f"roles are {', '.join(roles)}")
             elif key == "after" and roles[other].kind == "sidecar":
-                add(key, f"{other!r} is a sidecar, which may die unnoticed, so nothing can wait for it")
+                add(key, f"{other!r} is a sidecar, which may die unnoticed, so nothing waits for it")
     if role.ready and role.ready.port is not None and role.ready.port not in role.ports:
         add("ready port", f"there is no port {role.ready.port!r}", f'ports = ["{role.ready.port}"]')
     if len(set(role.ports)) < len(role.ports):
