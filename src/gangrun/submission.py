@@ -10,13 +10,14 @@ import getpass
 import os
 import subprocess
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import tomli_w
 
 import gangrun
-from gangrun.errors import Rejected, SchedulerError
+from gangrun.errors import RecordError, Rejected, SchedulerError
 from gangrun.plan.model import Plan
 from gangrun.project import OUTPUTS
 from gangrun.record import events
@@ -87,3 +88,9 @@ def start_here(run: RunDir) -> subprocess.Popen[bytes]:
         process = foreground(run.script, log)
     run.append(events.Submitted(job_id(process.pid), LOCAL))
     return process
+
+
+def note_cancel(run: RunDir, job: str = "") -> None:
+    """Records that somebody here wants a run to end, without which its end by a signal would count as a failure."""
+    with suppress(RecordError):  # on a full disk a run must be cancelled all the same
+        run.append(events.CancelRequested(job, os.uname().nodename, getpass.getuser()))

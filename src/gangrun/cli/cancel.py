@@ -9,14 +9,12 @@ from gangrun.cli import inputs
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """RUN…."""
-    parser.add_argument(
-        "runs", metavar="RUN", nargs="+", help="run id, its beginning, experiment/step, job id"
-    )
+    parser.add_argument("runs", metavar="RUN", nargs="+", help="run id, its beginning, experiment/step, job id")
 
 
 def run(args: argparse.Namespace) -> int:
     """Notes the wish, then asks each cluster once."""
-    from gangrun.record.events import CancelRequested
+    from gangrun import submission
 
     store, project = inputs.store_here(), inputs.project_here()
     found = list(dict.fromkeys(store.find(name) for name in args.runs))
@@ -25,7 +23,7 @@ def run(args: argparse.Namespace) -> int:
         if state.final or not state.job:
             print(f"{state.run}: nothing to cancel, it is {state.state}")
             continue
-        run.append(CancelRequested(state.job))
+        submission.note_cancel(run, state.job)
         by_cluster.setdefault(state.cluster, []).append(state.job)
         print(f"{state.run}: cancelling job {state.job}")
     scheduler_of = inputs.schedulers(project)

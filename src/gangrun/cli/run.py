@@ -30,6 +30,6 @@ def run(args: argparse.Namespace) -> int:
     plan = resolve(experiment, cluster)
     started = submission.create(submission.store_of(experiment.project), experiment, plan, sys.argv)
     process = submission.start_here(started)
-    code = follow_process(started, process, quiet=args.quiet)
+    code = follow_process(started, process, quiet=args.quiet, stopping=lambda: submission.note_cancel(started))
     inputs.states([started], experiment.project)  # puts the end on record
     return code

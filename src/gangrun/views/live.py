@@ -29,9 +29,12 @@ MOST_ROWS = 16
 """Live lines shown at the most."""
 
 
-def follow_process(run: RunDir, process: subprocess.Popen[bytes], *, quiet: bool) -> int:
-    """Follows a run started here to its end and returns its exit code. Signals are passed on to its script."""
-    with _passing_on(process), _screen(run, quiet=quiet) as show:
+def follow_process(run: RunDir, process: subprocess.Popen[bytes], *, quiet: bool, stopping: Callable[[], None]) -> int:
+    """Follows a run started here to its end and returns its exit code.
+
+    Signals are passed on to its script; `stopping` is called before the first is.
+    """
+    with _passing_on(process, stopping), _screen(run, quiet=quiet) as show:
         while process.poll() is None:
             show(final=False)
             time.sleep(LOOK)
@@ -85,7 +88,7 @@ def _tell(states: Sequence[RunState], known: dict[str, str]) -> None:
 
 
 @contextmanager
-def _passing_on(process: subprocess.Popen[bytes]) -> Iterator[None]:
+def _passing_on(process: subprocess.Popen[bytes], stopping: Callable[[], None]) -> Iterator[None]:
     """Ctrl-C and friends go to the script, which stops what it started. A second Ctrl-C kills it; what it started
     notices that within seconds and ends."""
     received: list[int] = []
@@ -94,6 +97,8 @@ def _passing_on(process: subprocess.Popen[bytes]) -> Iterator[None]:
         received.append(number)
         if process.poll() is not None:
             return
+        if len(received) == 1:
+            stopping()
         again = received.count(signal.SIGINT) > 1
         print("gangrun: killing" if again else "gangrun: stopping, Ctrl-C again kills", file=sys.stderr, flush=True)
         process.send_signal(signal.SIGKILL if again else number)

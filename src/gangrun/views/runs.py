@@ -62,7 +62,7 @@ def details(run: RunDir, state: RunState, facts: AttemptFacts | None) -> list[st
     }
     lines += [f"  {name:<9} {value}" for name, value in fields.items() if value]
     if facts and facts.replicas:
-        lines += ["", *_replicas(facts.replicas)]
+        lines += ["", *_replicas(facts.replicas, state)]
     return [*lines, *failure(run, state)]
 
 
@@ -94,12 +94,16 @@ def last_lines(path: Any, count: int = LAST_LINES) -> list[str]:
     return [line.rstrip() for line in text.splitlines() if line.strip()][-count:]
 
 
-def _replicas(replicas: Mapping[str, ReplicaFacts]) -> Iterator[str]:
+def _replicas(replicas: Mapping[str, ReplicaFacts], state: RunState) -> Iterator[str]:
     rows = [("REPLICA", "STATE", "LIVES", "TIME")]
     for name, replica in replicas.items():
         life = replica.lives[-1] if replica.lives else None
-        spent = (life.ended or time.time()) - life.started if life and life.started else None
-        rows.append((name, replica_state(replica), str(len(replica.lives)), clock(spent)))
+        over = (life.ended if life else None) or (state.ended if state.final else time.time())
+        spent = over - life.started if life and life.started and over else None
+        word = replica_state(replica)
+        if state.final and word in {"runs", "ready"}:
+            word = "killed"  # and the script with it, before it could write down how
+        rows.append((name, word, str(len(replica.lives)), clock(spent)))
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
     for row in rows:
         yield "  " + "  ".join(cell.ljust(size) for cell, size in zip(row, widths, strict=True)).rstrip()
@@ -151,8 +155,10 @@ def _spent(state: RunState) -> str:
 
 
 def _remark(state: RunState) -> str:
-    if state.failed is not None:
-        return f"{state.failed.replica} exit {state.failed.code}"
+    if (failed := state.failed) is not None:
+        if failed.code is not None:
+            return f"{failed.replica} exit {failed.code}"
+        return f"{failed.host} lost" if failed.host else f"{failed.replica} not ready"
     if state.exit_code:
         return f"exit {state.exit_code}"
     if state.state == State.PENDING and state.reason:

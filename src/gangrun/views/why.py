@@ -50,8 +50,8 @@ def _reasons(run: RunDir, state: RunState, facts: AttemptFacts | None) -> Iterat
     yield from _cause(facts)
     if state.state != State.FAILED:
         yield from _told(reasons.ended(state.state, state.reason), state.state)
-    elif state.exit_code is not None and state.exit_code in _CODES:
-        yield f"exit code {state.exit_code}: {_CODES[state.exit_code]}"
+    elif (code := _program_code(state, facts)) in _CODES:
+        yield f"exit code {code}: {_CODES[code]}"
     yield from failure(run, state)
     if state.failed is None and (tail := last_lines(run.job_log)):
         yield f"last lines of {run.job_log}:"
@@ -87,6 +87,14 @@ def _cause(facts: AttemptFacts | None) -> Iterator[str]:
         yield "no range of free ports was found on its nodes"
     else:
         yield f"{cause.kind} {cause.detail}".strip()
+
+
+def _program_code(state: RunState, facts: AttemptFacts | None) -> int:
+    """The exit code of the program that is to blame, 0 where none is: a node that was lost has none."""
+    cause = facts.cause if facts else None
+    if cause is None:
+        return state.exit_code or 0
+    return cause.code or 0 if cause.kind in {"main", "service"} else 0
 
 
 def _told(meaning: reasons.Meaning, word: str) -> Iterator[str]:
