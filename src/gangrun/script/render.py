@@ -78,8 +78,10 @@ def _header(plan: Plan, run_name: str, run_dir: str) -> Iterator[str]:
     if "comment" not in named:
         yield directive("comment", run_name)
     if "output" not in named:
-        # Slurm replaces %x in file names; %% is a percent sign. Appending keeps the log of a requeued job.
-        yield directive("output", run_dir.replace("%", "%%") + "/job.log")
+        # Slurm replaces %x in file names, and %% is a percent sign; but in a name with a backslash it replaces nothing
+        # and takes the backslashes away. Appending keeps the log of a requeued job.
+        plain = run_dir.replace("\\", "\\\\") if "\\" in run_dir else run_dir.replace("%", "%%")
+        yield directive("output", f"{plain}/job.log")
         yield directive("open-mode", "append")
 
 
