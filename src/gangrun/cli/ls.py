@@ -39,6 +39,9 @@ def run(args: argparse.Namespace) -> int:
 
         print_json([as_data(state) for state in matching[:limit]])
         return 0
+    if not matching and (args.where or wanted):
+        print("no run is like that; gangrun ls lists all")
+        return 0
     from gangrun.views.runs import table
 
     print("\n".join(table(matching[:limit], inputs.width())))
