@@ -25,7 +25,7 @@ from gangrun.record.events import (
     process_start,
 )
 from gangrun.record.rundir import RunDir
-from gangrun.record.state import History, RunState, State, fold_history, history
+from gangrun.record.state import PROOF, History, RunState, State, fold_history, history
 from gangrun.scheduler.model import Scheduler, Status
 
 SENDER_QUIET = 30.0
@@ -47,8 +47,6 @@ FILES_ARRIVE = 120.0
 directory for 60 s."""
 
 _QUEUED_AGAIN = frozenset({"PREEMPTED", State.NODE_FAIL, "BOOT_FAIL", "REVOKED"})
-_PROOF = frozenset({"main", "service", "unready", "lost", "setup", "ports"})
-"""Causes after which the script has ended the job itself, so that the scheduler could not tell more."""
 
 
 @dataclass(slots=True)
@@ -249,7 +247,7 @@ def _fold(one: _Run, now: float) -> RunState:
 def _keep(one: _Run, state: RunState, now: float) -> None:
     """Records how the job ended, unless that is recorded or not yet certain."""
     told, old = one.told, one.told.observed
-    if one.status is not None:
+    if one.status is not None and one.status.final:
         word = one.status.state
     elif old is not None and old.state != State.LOST:
         word = old.state
@@ -257,7 +255,7 @@ def _keep(one: _Run, state: RunState, now: float) -> None:
         word = _word(state)
         signs = [told.submitted, state.started, state.ended]
         quiet = now - max((sign for sign in signs if sign is not None), default=0.0)
-        if not (told.local or state.exit_code == 0 or state.cause in _PROOF or quiet > RECORD_DECIDES):
+        if not (told.local or state.exit_code == 0 or state.cause in PROOF or quiet > RECORD_DECIDES):
             return
     new = Observed(
         told.job,

@@ -57,6 +57,8 @@ ENDED = FINAL_STATES | {State.REJECTED, State.UNREACHED, State.NEVER_SENT, State
 """States of a run that nothing goes on in."""
 _BLAMABLE = frozenset({State.FAILED, State.OUT_OF_MEMORY, State.NODE_FAIL, State.LOST})
 """Ends in which a replica that failed is the reason. In the others it was ended like the rest of the job."""
+PROOF = frozenset({"main", "service", "unready", "lost", "setup", "ports"})
+"""Causes after which the script has ended the job itself, so that the scheduler could not tell more."""
 _SIGNALLED = frozenset({128 + number for number in (1, 2, 9, 10, 12, 15)})
 
 
@@ -204,6 +206,9 @@ def fold_history(
     attempt = facts.number if facts else told.observed.attempt if told.observed else 0
     facts = _of_this_life(told, facts, status)
     fixed = _Fixed(run, told, attempt)
+    if status is not None and status.state == "COMPLETING" and _over(facts):
+        # Slurm tidies up, which lasts for minutes where a node is dead (SlurmdTimeout): the script itself has ended.
+        status = None
     if status is not None and not status.final:
         return fixed.state(
             status.state,
@@ -294,6 +299,13 @@ def _of_this_life(told: History, facts: AttemptFacts | None, status: Status | No
         return None
     life = told.first_attempt + (status.restarts or 0 if status else 0)
     return facts if facts.number >= life else None
+
+
+def _over(facts: AttemptFacts | None) -> bool:
+    """Whether the script has ended the job itself, so that the scheduler cannot tell more nor queue it again."""
+    if facts is None or facts.exit is None:
+        return False
+    return facts.exit == 0 or (facts.cause is not None and facts.cause.kind in PROOF)
 
 
 def _code(status: Status) -> int | None:
