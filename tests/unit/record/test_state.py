@@ -252,6 +252,22 @@ def test_a_state_of_a_later_slurm_passes_through_as_alive() -> None:
     assert (got.state, got.final) == ("LEVITATING", False)
 
 
+@pytest.mark.parametrize(
+    ("facts", "state", "code"),
+    [
+        (ran(1, Cause("lost", "m1.0", host="n1"), m1=1), "FAILED", 1),
+        (ran(0, m0=0), "COMPLETED", 0),
+        (ran(143, TERM, m0=143), "COMPLETING", None),
+        (ran(None), "COMPLETING", None),
+        (ran(1, Cause("main", "m1.0", 1), number=0), "COMPLETING", None),
+    ],
+    ids=["lost a node", "mains 0", "told to end", "still ends", "an earlier life"],
+)
+def test_slurm_tidying_up_does_not_keep_a_run_alive(facts: AttemptFacts, state: str, code: int | None) -> None:
+    seen = fold(RUN, SENT, facts, says("COMPLETING", nodes="n[0-1]"), NOW)
+    assert (seen.state, seen.exit_code, seen.stale) == (state, code, False)
+
+
 def test_an_estimate_is_no_start() -> None:
     got = fold(RUN, SENT, None, says("PENDING", reason="Priority", started=NOW + 600), NOW)
     assert (got.started, got.expected, got.reason) == (None, NOW + 600, "Priority")
