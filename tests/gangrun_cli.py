@@ -57,19 +57,34 @@ class Started:
         try:
             out, err = self.process.communicate(timeout=limit)
         except subprocess.TimeoutExpired:
-            os.killpg(self.process.pid, signal.SIGKILL)
-            out, err = self.process.communicate()
-            raise AssertionError(f"not within {limit} s: {self.process.args}\n{out}\n{err}") from None
+            out, err = self.kill()
+            raise AssertionError(f"not within {limit} s: {self.process.args!r}\n{out}\n{err}") from None
         return Done(self.process.returncode, out, err)
 
+    def kill(self) -> tuple[str, str]:
+        """Ends it and its group if it has not ended; the rest of its stdout and stderr."""
+        if self.process.stdout is None or self.process.stdout.closed:
+            return "", ""
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+        return self.process.communicate()
 
-@dataclass(frozen=True)
+
+@dataclass
 class Project:
-    """A directory with `clusters/`, and gangrun called in it."""
+    """A directory with `clusters/`, and gangrun called in it. Used in a `with`, it ends what was started in it."""
 
     dir: Path
     env: dict[str, str] = field(default_factory=dict)
     """Beyond the environment of these tests."""
+    started: list[Started] = field(default_factory=list)
+
+    def __enter__(self) -> Project:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for one in self.started:
+            one.kill()
 
     def write(self, name: str, text: str | bytes) -> Path:
         """Writes a file, its folders included."""
@@ -89,9 +104,14 @@ class Project:
         path = f"{PROGRAMS}{os.pathsep}{kept['PATH']}"
         return {**kept, "PATH": path, "XDG_CONFIG_HOME": str(self.dir / ".config"), **self.env, **more}
 
+    def spawn(self, *argv: str, env: dict[str, str] | None = None) -> Started:
+        """Any command, in the background."""
+        self.started.append(Started(argv, self.dir, self.environment(**env or {})))
+        return self.started[-1]
+
     def start(self, *words: str, env: dict[str, str] | None = None) -> Started:
         """`gangrun WORDS…` in the background."""
-        return Started(["gangrun", *words], self.dir, self.environment(**env or {}))
+        return self.spawn("gangrun", *words, env=env)
 
     def gangrun(self, *words: str, env: dict[str, str] | None = None, limit: float = 120) -> Done:
         """`gangrun WORDS…` to its end."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -39,14 +38,17 @@ def a_lab(letter: str, nodes: int, gpus: int) -> Iterator[Lab]:
 
 
 @pytest.fixture
-def project(lab: Lab, tmp_path: Path) -> Project:
+def project(lab: Lab, tmp_path: Path) -> Iterator[Project]:
     """A project of its own whose cluster is the lab."""
-    return project_on(lab, tmp_path / "project")
+    with project_on(lab, tmp_path / "project") as project:
+        yield project
 
 
 def project_on(lab: Lab, folder: Path) -> Project:
     """A project in this folder whose one profile, which is therefore the one found, is the lab's: `mine`."""
     project = project_in(folder, SLURM_CONF=str(lab.slurm_conf))
     assert lab.profile
-    shutil.copy(lab.profile, folder / "clusters" / "mine.toml")
+    # A job that does not say how much memory it wants gets all that its nodes have.
+    text = lab.profile.read_text().replace('partition = "gpu"', 'partition = "gpu", mem = "1G"', 1)
+    (folder / "clusters" / "mine.toml").write_text(text)
     return project
