@@ -43,9 +43,11 @@ bless: .venv/.test
 bench: .venv/.test slurm
 	python benchmarks/run.py
 
-# The packages of the lab, where we may install them; elsewhere the tests that need it say why they are skipped.
+# What the lab needs, where we may install it; elsewhere its tests say why they are skipped.
 slurm: .venv/.test
-	python -m gangrun.lab.packages
+	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  python -c 'from gangrun.lab import packages; packages.install(accounting=True)'; \
+	else echo "not root, or no apt: the tests on a real Slurm will be skipped"; fi
 
 # The quick tests under every other Python from 3.10 on that this machine has.
 pythons: .venv/.test
