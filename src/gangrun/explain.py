@@ -9,6 +9,7 @@ from pydantic import BaseModel
 
 from gangrun.plan.model import Plan, Replica
 from gangrun.resolve import (
+    OWN_KEY,
     clock,
     effective_allocation,
     effective_container,
@@ -21,6 +22,7 @@ from gangrun.spec.model import Role
 from gangrun.spec.profile import Cluster
 
 DEFAULT = "default"
+_FLAGS = {key: flag for flag, key in OWN_KEY.items()}
 _PLACED: dict[str, Callable[[Replica], int | None]] = {
     "nodes": lambda replica: len(replica.nodes),
     "gpus": lambda replica: len(replica.gpus),
@@ -75,11 +77,12 @@ def _run(experiment: Experiment, cluster: Cluster, plan: Plan) -> Iterator[Row]:
 
 def _allocation(experiment: Experiment, cluster: Cluster, plan: Plan) -> Iterator[Row]:
     allocation, origins = effective_allocation(experiment, cluster)
+    sent = dict(plan.allocation.flags)
     for name in (name for name in type(allocation).model_fields if name != "sbatch"):
         if (value := getattr(allocation, name)) is not None:
             shown = clock(value) if name == "time" else value
-            yield Row(f"allocation.{name}", shown, _words(origins[name], cluster))
-    sent = dict(plan.allocation.flags)
+            left_out = ", but not sent" if _FLAGS.get(name, "nodes") not in sent else ""
+            yield Row(f"allocation.{name}", shown, _words(origins[name], cluster) + left_out)
     for flag, value in allocation.sbatch.items():
         if key := written_flag(experiment.sources, ("allocation", "sbatch"), flag):
             source = experiment.origin(*key)
@@ -87,8 +90,7 @@ def _allocation(experiment: Experiment, cluster: Cluster, plan: Plan) -> Iterato
             source = cluster.origin(*key)
         else:
             source = origins["sbatch"]
-        left_out = "" if flag in sent or value is False else ", but not sent"
-        yield Row(f"allocation.sbatch.{flag}", value, _words(source, cluster) + left_out)
+        yield Row(f"allocation.sbatch.{flag}", value, _words(source, cluster))
 
 
 def _environment(experiment: Experiment, cluster: Cluster) -> Iterator[Row]:

@@ -137,12 +137,12 @@ def _flags(
     for name in profile.require:
         if name not in flags and profile.scheduler == "slurm":
             what = f"profile {cluster.name} requires --{name}, and nothing sets it"
-            own = _OWN_KEY.get(name, f"sbatch.{name}")
+            own = OWN_KEY.get(name, f"sbatch.{name}")
             problems.append(experiment.problem(("allocation", *own.split(".")), what, f"say allocation.{own}"))
     return tuple((name, None if value is True else str(value)) for name, value in flags.items()), notes
 
 
-_OWN_KEY = {
+OWN_KEY = {
     "nodes": "nodes",
     "cpus-per-task": "cpus",
     "mem": "mem",
@@ -163,8 +163,8 @@ def _refusal(flag: str, value: str | bool, cluster: Cluster, allocation: Allocat
         return ""
     if flag in cluster.profile.forbid:
         return f"profile {cluster.name} forbids --{flag}"
-    if flag in _OWN_KEY:
-        return f"the plan would not know of it: say allocation.{_OWN_KEY[flag]}"
+    if flag in OWN_KEY:
+        return f"the plan would not know of it: say allocation.{OWN_KEY[flag]}"
     if flag in ("ntasks", "ntasks-per-node"):
         return "the roles decide how many tasks run: say tasks for each role"
     if flag in ("gres", "gpus", "gpus-per-node"):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -332,7 +335,10 @@ def test_every_shape_is_valid_bash(shape: str, scheduler: str, resolved: Resolve
 
 
 def shellcheck(*files: Path) -> str:
-    run = subprocess.run(["shellcheck", "--shell=bash", *map(str, files)], capture_output=True, text=True, check=False)
+    # Beside python in the environment, whether that is active or not.
+    program = shutil.which("shellcheck", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    assert program
+    run = subprocess.run([program, "--shell=bash", *map(str, files)], capture_output=True, text=True, check=False)
     return run.stdout + run.stderr
 
 
