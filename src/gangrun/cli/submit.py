@@ -77,7 +77,8 @@ def _send(planned: list[inputs.Planned], args: argparse.Namespace) -> tuple[list
             _say(str(error))
         else:
             if not args.json:
-                print(f"{created.run_id}  job {job} on {cluster}  {created.dir}", flush=True)
+                # With its end in the same write, or lines of several senders run into each other.
+                print(f"{created.run_id}  job {job} on {cluster}  {created.dir}\n", end="", flush=True)
 
     runs = []
     with ThreadPoolExecutor(max_workers=SENDERS) as senders:
@@ -125,4 +126,4 @@ def _show(planned: list[inputs.Planned], flags: list[str]) -> int:
 
 
 def _say(words: str) -> None:
-    print(f"gangrun: {words}", file=sys.stderr, flush=True)
+    print(f"gangrun: {words}\n", end="", file=sys.stderr, flush=True)
