@@ -262,7 +262,7 @@ def test_hostile_directory_names(lab: Lab, tmp_path: Path, name: str) -> None:
     with project_on(lab, tmp_path / name) as project:
         file = project.write(
             "my exp's/a run.toml",
-            f"command = ['bash', '-c', 'echo \"in $PWD\"; touch \"$1\"', '-', '{{run.dir}}/seen']",
+            "command = ['bash', '-c', 'echo \"in $PWD\"; touch \"$1\"', '-', '{run.dir}/seen']",
         )
         done = project.gangrun("submit", str(file.relative_to(project.dir)), "--wait")
         assert done.code == 0, done.out + done.err
