@@ -163,4 +163,6 @@ def _remark(state: RunState) -> str:
         return f"exit {state.exit_code}"
     if state.state == State.PENDING and state.reason:
         return state.reason
-    return state.note or (state.reason.splitlines() or [""])[0]
+    if state.note or state.state == State.CANCELLED:
+        return state.note  # the reason of a cancelled job is what it had waited for
+    return (state.reason.splitlines() or [""])[0].removeprefix(f"Slurm refused {state.run}: ")
