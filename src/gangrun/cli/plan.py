@@ -26,6 +26,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         terminal.print_json(view.as_data(plan, explained))
     else:
-        console = terminal.console()
+        # Explained, a row stays a line in a pipe, for grep.
+        console = terminal.console(piped=120 if explained is None else 10_000)
         console.print(view.draw(plan, console.width) if explained is None else view.draw_explained(explained))
     return 0

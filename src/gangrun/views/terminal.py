@@ -10,11 +10,11 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
-def console() -> Console:
-    """Standard output as a terminal, or as plain lines of 120 columns where it is a file or a pipe."""
+def console(piped: int = 120) -> Console:
+    """Standard output as a terminal, or as plain lines of so many columns where it is a file or a pipe."""
     from rich.console import Console
 
-    return Console(highlight=False, soft_wrap=False, width=None if sys.stdout.isatty() else 120)
+    return Console(highlight=False, soft_wrap=False, width=None if sys.stdout.isatty() else piped)
 
 
 def print_json(value: Any) -> None:
