@@ -26,9 +26,7 @@ def test_there_are_examples() -> None:
 
 
 @pytest.mark.parametrize("file", EXPERIMENTS, ids=lambda file: file.parent.name)
-def test_script_is_the_golden_one(
-    file: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_script_is_the_golden_one(file: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     # With an environment active the project's own .venv, which a fresh clone lacks, is not taken up.
     monkeypatch.setenv("VIRTUAL_ENV", "/active")
     golden = file.with_suffix(".golden.sh")
