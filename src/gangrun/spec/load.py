@@ -20,6 +20,8 @@ from gangrun.spec.toml import Key, Table
 
 _SEEDED = re.compile(r"(?P<name>.+)_(?P<seed>\d+)")
 _PATHS = ("workdir", "template")
+_CHOICES = ("launcher", "topology")
+"""Keys whose value may be a name, or a table with the name as `type` and options beside it."""
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -159,7 +161,7 @@ def _read_with_bases(file: Path, stack: tuple[Path, ...]) -> tuple[Table, dict[K
     own, lines = toml.read(file)
     for key in _PATHS:
         if isinstance(own.get(key), str):
-            own[key] = os.path.normpath(resolved.parent / own[key])
+            own[key] = os.path.normpath(resolved.parent / _home(own[key]))
     named = own.get("extends", [])
     bases = [named] if isinstance(named, str) else named
     values: Table = {}
@@ -167,12 +169,20 @@ def _read_with_bases(file: Path, stack: tuple[Path, ...]) -> tuple[Table, dict[K
     for base in bases if isinstance(bases, list) else []:
         if not isinstance(base, str):
             continue  # validation says what is wrong with it
-        target = file.parent / base
+        target = file.parent / _home(base)
         if not target.is_file():
             raise SpecError([Problem("extends", f"no such file: {target}", str(file), lines.get(("extends",), 0))])
         values, sources = _merge(values, sources, *_read_with_bases(target, (*stack, resolved)))
     found = {key: Source(str(file), line) for key, line in lines.items()}
     return _merge(values, sources, *_spread(own, found))
+
+
+def _home(text: str) -> Path:
+    """The path with `~` as the home directory, where it means one."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:  # ~somebody who is nobody here
+        return Path(text)
 
 
 def _shown(path: Path) -> str:
@@ -218,7 +228,9 @@ def _merge(
         joined = dict(low)
         for name, value in high.items():
             old = low.get(name)
-            if isinstance(value, dict) and isinstance(old, dict):
+            if name in _CHOICES and isinstance(old, str) and isinstance(value, dict) and "type" not in value:
+                joined[name] = {"type": old, **value}  # options for the launcher that is already chosen
+            elif isinstance(value, dict) and isinstance(old, dict):
                 joined[name] = join(old, value, (*at, name))
             else:
                 joined[name] = value
@@ -242,7 +254,7 @@ def _override(text: str) -> tuple[Key, Any]:
         raise UsageError(f"--set {text!r} is not KEY=VALUE", way_out="write --set allocation.nodes=2")
     given = toml.value_of(value)
     if parts[0] in _PATHS and isinstance(given, str):
-        return parts, os.path.normpath(Path(given).absolute())
+        return parts, os.path.normpath(_home(given).absolute())
     if (parts[0] == "env" or (parts[0] == "roles" and parts[2:3] == ("env",))) and parts[-1] != "env":
         return parts, given if isinstance(given, str) else value  # true and 1e-4 go through as they were typed
     return parts, given

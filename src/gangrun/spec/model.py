@@ -239,7 +239,8 @@ class RoleKeys(_Model):
     replicas: Positive = 1
     """How many independent copies run, each a step of its own."""
     nodes: Positive | None = None
-    """Nodes of each replica. Without nodes and gpus the role takes the whole allocation."""
+    """Nodes of each replica. Without nodes and gpus the role takes the whole allocation, or one node of an allocation
+    without GPUs if it says cpus."""
     gpus: Annotated[int, Field(ge=0, strict=True)] | Literal["shared"] | None = None
     """GPUs of each replica on each of its nodes; `"shared"` uses those of the role it stands beside."""
     tasks: Positive | None = None

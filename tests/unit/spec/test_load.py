@@ -157,6 +157,13 @@ def test_a_value_of_another_kind_replaces(write: Write) -> None:
     assert back.spec.roles["main"].launcher.options == {}
 
 
+def test_options_for_the_launcher_that_is_already_chosen(write: Write) -> None:
+    write("launcher = 'torchrun'\ncommand = ['x']\n", "base.toml")
+    experiment = load(write("extends = '../base.toml'\nlauncher = { tee = '3' }\n"), ["launcher.max_restarts=2"])
+    launcher = experiment.spec.roles["main"].launcher
+    assert (launcher.type, launcher.options) == ("torchrun", {"tee": "3", "max_restarts": 2})
+
+
 def test_later_bases_win_and_bases_have_bases(write: Write) -> None:
     write("grace = 1\n[env]\nA = 'root'\nB = 'root'\nC = 'root'\n", "root.toml")
     write("extends = 'root.toml'\n[env]\nB = 'one'\n", "one.toml")
@@ -184,6 +191,14 @@ def test_paths_are_relative_to_the_file_that_says_them(write: Write, tmp_path: P
     write("workdir = 'code'\ntemplate = '../t.j2'\n", "shared/base.toml")
     spec = load(write("extends = '../shared/base.toml'\ncommand = ['x']\n")).spec
     assert (spec.workdir, spec.template) == (str(tmp_path / "shared/code"), str(tmp_path / "t.j2"))
+
+
+def test_paths_may_begin_at_home(write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    write("grace = 3\n", "home/base.toml")
+    spec = load(write("extends = '~/base.toml'\nworkdir = '~/code'\ncommand = ['x']\n"), ["template=~/t.j2"]).spec
+    assert (spec.grace, spec.workdir, spec.template) == (3, f"{tmp_path}/home/code", f"{tmp_path}/home/t.j2")
+    assert load(write("workdir = '~nobody-here/x'\ncommand = ['x']\n")).spec.workdir == f"{tmp_path}/exp/~nobody-here/x"
 
 
 def test_files_that_extend_each_other(write: Write) -> None:
