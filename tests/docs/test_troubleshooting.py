@@ -51,6 +51,7 @@ LONG = "l" * 60
 COMMANDS = {
     "`no run '…'`": ["show", "nothing"],
     "`could be any of`": ["show", "project"],
+    "`has no log of`": ["logs", "project/one", "--role", "trainer"],
     "`is not KEY=VALUE`": ["plan", "ok.toml", "--set", "nodes"],
     "`is no list of seeds`": ["submit", "ok.toml", "--seeds", "one"],
     "`this machine has no sbatch to take flags`": ["submit", "ok.toml", "--cluster", "local", "--", "--nice"],
@@ -118,11 +119,11 @@ def test_file_gives_this_message(heading: str, project: Path, capsys: pytest.Cap
 
 @pytest.mark.parametrize("heading", COMMANDS)
 def test_command_gives_this_message(heading: str, project: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    if heading == "`could be any of`":
-        for step in ("one", "two"):
-            run = project / f"outputs/project/{step}/261121_100000"
-            run.mkdir(parents=True)
-            (run / "events.jsonl").touch()
+    for step in ("one", "two"):
+        logs = project / f"outputs/project/{step}/261121_100000/attempts/001/logs"
+        logs.mkdir(parents=True)
+        (logs / "main.0.log").touch()
+        (logs.parents[2] / "events.jsonl").touch()
     assert main(COMMANDS[heading]) in (1, 2)
     assert says(heading, capsys.readouterr().err)
 

@@ -68,12 +68,13 @@ class Merged:
 
     def lines(self, *, final: bool = False) -> Iterator[Line]:
         """What came since the last call, replica by replica. `final` when nothing more will come."""
-        for source, path in self._files():
+        for source, path in self.files():
             tail = self.tails.setdefault(str(path), _Tail(path))
             for text in tail.lines(final=final):
                 yield Line(source, text)
 
-    def _files(self) -> Iterator[tuple[str, Path]]:
+    def files(self) -> Iterator[tuple[str, Path]]:
+        """Names of those that print, and the files that hold it, as far as they are there."""
         if not self.role:
             yield JOB, self.run.job_log
         for number in self._attempts():
