@@ -28,7 +28,7 @@ ports_free() {
 
 # step [FLAGS...] -- COMMAND...: one life of a replica, as `start` describes it, until all of it has ended.
 step() {
-  local node_rank=-1 local_rank rank=0 world=$((${#nodes[@]} * tasks)) groups=() words='' signal deadline='' node beat
+  local node_rank=-1 local_rank rank=0 world=$((${#nodes[@]} * tasks)) groups=() words='' signal deadline='' node beat ended worst=0
   shift "$((flags + 1))" # they are for srun
   set -m
   trap "stopping=yes words+=' TERM'" TERM
@@ -64,9 +64,13 @@ step() {
   done
   sweep "$JOB/$ATTEMPT/$name/"
   for node in "${!nodes[@]}"; do
-    read -r beat _ <"$STATUS/$name.$node.beat"
+    read -r beat ended <"$STATUS/$name.$node.beat"
     [[ $beat == exit ]] || return 137
+    ((worst)) || worst=$ended
   done
+  # On a full disk `first` is there but empty.
+  [[ $worst != 0 || ! -e $STATUS/$name.first ]] || worst=1
+  return "$worst"
 }
 
 # Nodes do not get lost here.
