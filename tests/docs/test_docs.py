@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import ast
 import json
 import os
 import re
@@ -12,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import fields
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Annotated, Any
 
 import jsonschema
@@ -108,9 +110,20 @@ def test_profile_loads(block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyP
     jsonschema.validate(toml.read(file)[0], model.Profile.model_json_schema())
 
 
-@pytest.mark.parametrize("block", blocks("python"))
-def test_python_compiles(block: Block) -> None:
-    compile(block.text, str(block), "exec")
+@pytest.mark.parametrize("block", blocks("python", "python extension"))
+def test_python_compiles_and_names_what_exists(block: Block) -> None:
+    tree = ast.parse(block.text, str(block))
+    modules: dict[str, ModuleType] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and str(node.module).startswith("gangrun"):
+            for name in node.names:
+                found = getattr(import_module(str(node.module)), name.name, None)
+                found = found or import_module(f"{node.module}.{name.name}")
+                if isinstance(found, ModuleType):
+                    modules[name.name] = found
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in modules:
+            assert hasattr(modules[node.value.id], node.attr), f"{node.value.id}.{node.attr}"
 
 
 @pytest.mark.parametrize("block", blocks("python extension"))
@@ -171,7 +184,8 @@ def said(one: Page) -> Iterator[tuple[str, str]]:
     for block in one.blocks:
         if block.language in ("console", "bash"):
             for line in block.text.splitlines():
-                found = re.match(r"(?:\$ )?(?:sudo )?(?:eval \"\$\()?(gangrun [^#>|)]+)", line)
+                start = r"\$ " if block.language == "console" else ""
+                found = re.match(start + r"(?:sudo )?(?:eval \"\$\()?(gangrun [^#>|)]+)", line)
                 if found:
                     yield str(block), found[1]
 
