@@ -245,6 +245,23 @@ def test_a_signal_ends_everything_gracefully(tmp_path: Path, sent: str, code: in
     wait_for(lambda: processes(run) == [], 3)
 
 
+def test_a_signal_ends_the_waiting_for_a_server_that_does_not_answer(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        run = write(
+            tmp_path / "run",
+            "local",
+            start("svc", "service", f"echo up; {FOREVER}")
+            + f"\nready svc.0 http http://127.0.0.1:{silent.getsockname()[1]} 60",
+        )
+        process = launch(run)
+        run.wait_for(lambda run: "up" in run.log("svc.0"))
+        silent.accept()[0].detach()  # stays open
+        began = time.monotonic()
+        process.terminate()
+        assert process.wait(20) == 143
+        assert time.monotonic() - began < 2
+
+
 # As torchrun does it: workers in sessions of their own.
 WORKER = "setsid sleep 60 & setsid bash -c 'trap \"\" TERM HUP; sleep 60' & (setsid sleep 60 &)"
 

@@ -7,12 +7,15 @@ someone has to cancel, kill or cut off are driven by their own tests meanwhile.
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -105,6 +108,15 @@ SCENARIOS: Mapping[str, Script] = {
             start("m", "main", f"trap 'echo flushed; exit 0' TERM; {FOREVER}"),
         ],
         flags=["--time=1"],
+    ),
+    # m.0 silences its own heartbeat for longer than the script believes in it, then asks for a step number.
+    "silence": Script(
+        [
+            start("m.0", "main", "beat=$(pgrep -P $PPID | grep -vx $$); kill -STOP $beat; sleep 45; kill -CONT $beat"),
+            start("m.1", "main", "sleep 45"),
+            "await m.0",
+            start("m.2", "main", "true"),
+        ]
     ),
     "mains 0": Script(
         [
@@ -403,13 +415,48 @@ def test_kill_9_of_the_batch_shell(go: Callable[[Script], Job], lab: Lab) -> Non
     wait_for(lambda: not [line for _, line in lab.processes("node3") if str(job.run.dir) in line], 20)
 
 
+def kill_9_srun(job: Job, name: str, node: str) -> None:
+    """srun is two processes, of which one may be gone with the other."""
+    found = [pid for pid, line in job.lab.processes(node) if line.startswith("srun ") and f" {name} " in line]
+    assert found
+    for pid in found:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
 def test_kill_9_of_an_srun(go: Callable[[Script], Job], lab: Lab) -> None:
     job = go(Script([start("m", "main", f"echo up; {FLUSH}")], flags=["--nodelist=node3"]))
     at_work(job, "m.0")
-    sruns = [pid for pid, line in lab.processes("node3") if line.startswith("srun ") and " m.0 " in line]
-    subprocess.run(["kill", "-KILL", *map(str, sruns)], check=True)
+    kill_9_srun(job, "m.0", "node3")
     assert job.wait() == "FAILED"
     assert job.run.read("run.cause") == "main m.0 137"
+
+
+def test_the_step_of_a_killed_srun_does_not_meet_its_successor(go: Callable[[Script], Job], lab: Lab) -> None:
+    job = go(Script([start("m", "main", f"echo up; {FOREVER}", "restarts=1")], flags=["--nodelist=node3"]))
+    at_work(job, "m.0")
+    kill_9_srun(job, "m.0", "node3")
+    job.run.wait_for(lambda run: run.log("m.0").count("up") == 2)
+    wait_for(lambda: len([pid for pid, line in lab.processes("node3") if line.startswith("bash -c echo up")]) == 1)
+    job.slurm("scancel", job.id)
+    assert job.run.events("m.0")[:3] == ["start", "exit 137", "start"]
+
+
+def test_ports_avoid_what_is_in_use_on_another_node(lab: Lab, jobs: Mapping[str, Job], tmp_path: Path) -> None:
+    script = Script([start("m", "main", "true")], begin="2 2 0:0,1:1", flags=["--hold", "--nodelist=node1,node2"])
+    job = submit(lab, tmp_path / "run", script)
+    first = 10000 + int(job.id) * 101 % (22000 - 2)
+    listen = (
+        f"import socket, sys; s = socket.create_server(('', {first + 1})); print('up', flush=True); sys.stdin.read()"
+    )
+    argv = [*lab.enter("node2"), sys.executable, "-c", listen]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as server:
+        assert server.stdout is not None
+        assert server.stdout.readline() == b"up\n"
+        job.slurm("scontrol", "release", job.id)
+        assert job.wait() == "COMPLETED"
+        server.communicate()
+    assert job.run.read("run.start").splitlines()[3] == str(10000 + (int(job.id) * 101 + 1009) % (22000 - 2))
 
 
 def test_a_node_that_loses_its_power_is_noticed(go: Callable[[Script], Job], lab: Lab) -> None:
@@ -448,6 +495,13 @@ def test_slurmctld_goes_away_for_a_while(go: Callable[[Script], Job], lab: Lab) 
     assert job.run.read("svc.0.exit") == "143"
 
 
+def test_a_silent_replica_that_is_alive_is_left_alone(jobs: Mapping[str, Job]) -> None:
+    job = jobs["silence"]
+    assert job.wait(120) == "COMPLETED", job.job_log()
+    # Steps 0 and 1 are m.0 and m.1; that there were others before m.2 shows that the script has asked.
+    assert int(job.run.read("m.2.step").split(".")[1]) > 2
+
+
 def test_time_limit(jobs: Mapping[str, Job]) -> None:
     job = jobs["time limit"]
     assert job.wait(120) == "TIMEOUT"
@@ -455,7 +509,13 @@ def test_time_limit(jobs: Mapping[str, Job]) -> None:
     assert "flushed" in job.run.log("m.0")
 
 
+def work(lab: Lab) -> list[str]:
+    return [f"{node}: {line}" for node in lab.nodes for _, line in lab.processes(node)]
+
+
 def test_nothing_is_alive_on_any_host(jobs: Mapping[str, Job], lab: Lab) -> None:
     for job in jobs.values():
         job.wait(120)
-    wait_for(lambda: not [line for node in lab.nodes for _, line in lab.processes(node)], 20)
+    with suppress(AssertionError):
+        wait_for(lambda: not work(lab), 20)
+    assert work(lab) == []

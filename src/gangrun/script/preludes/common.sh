@@ -26,7 +26,7 @@ pause() {
 # Runs a program in such a way that a signal need not wait for it.
 aside() {
   "$@" </dev/null >/dev/null 2>&1 &
-  wait "$!"
+  wait "$!" 2>/dev/null # where bash would remark that `timeout` was killed
 }
 
 # end CAUSE CODE: the rest is done by `finish`, which runs however the script ends.
@@ -39,15 +39,15 @@ end() {
 
 # begin NODES PORTS [CHECKS]: looks at the allocation, makes the attempt's directory, finds ports, runs `setup`.
 begin() {
-  local number
-  allocation "$1"
-  number=$((FIRST_ATTEMPT + ${SLURM_RESTART_COUNT:-0}))
+  local number=$((FIRST_ATTEMPT + ${SLURM_RESTART_COUNT:-0}))
   while printf -v ATTEMPT %03d "$number" && [[ -e $RUN_DIR/attempts/$ATTEMPT ]]; do ((++number)); done
-  LOGS=$RUN_DIR/attempts/$ATTEMPT/logs STATUS=$RUN_DIR/attempts/$ATTEMPT/status
+  ATTEMPT_DIR=$RUN_DIR/attempts/$ATTEMPT
+  LOGS=$ATTEMPT_DIR/logs STATUS=$ATTEMPT_DIR/status
   mkdir -p -- "$LOGS" "$STATUS" || exit 1
   ln -sfn -- "$ATTEMPT" "$RUN_DIR/attempts/latest"
-  export GANGRUN_RUN_NAME=$RUN_NAME GANGRUN_RUN_DIR=$RUN_DIR GANGRUN_JOB=$JOB GANGRUN_ATTEMPT=$ATTEMPT
   catch
+  allocation "$1"
+  export GANGRUN_RUN_NAME=$RUN_NAME GANGRUN_RUN_DIR=$RUN_DIR GANGRUN_JOB=$JOB GANGRUN_ATTEMPT=$ATTEMPT
   ((${#HOSTS[@]} >= $1)) || { say "the plan needs $1 nodes, here are ${#HOSTS[@]}" && end 'setup 1' 1; }
   choose_ports "$2" "${3:-}"
   printf '%(%s)T\n%s\n%s\n%s\n' -1 "$JOB" "${HOSTS[*]}" "$PORT_BASE" >"$STATUS/run.start"

@@ -1,13 +1,14 @@
 # shellcheck shell=bash disable=SC2034,SC2154,SC2329
 # Under Slurm: a replica is a step, started by srun.
-declare -A BEAT BEAT_AT
+declare -A SEEN SEEN_AT
 NEXT_LOOK=0 GPUS_ARE_HELD=''
 
-# allocation NODES: sets HOSTS, JOB, PORT_SEED, and TASK to what `bash -c` needs to run `task` on a node.
+# allocation NODES: sets HOSTS, JOB, PORT_SEED, and writes what the nodes run in each task.
 allocation() {
   JOB=$SLURM_JOB_ID PORT_SEED=$SLURM_JOB_ID
   mapfile -t HOSTS < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
-  TASK="$(declare -f enter task beat sweep still_wanted); enter \"\$@\""
+  # A file and not a word after `bash -c`, which whoever looks at `ps` or `sacct` would have to read through.
+  { declare -f enter task beat sweep still_wanted && echo "enter \"\$@\""; } >"$ATTEMPT_DIR/task.sh"
   # Before 21.08 steps that overlap share CPUs but no GPUs: there each has to ask for the number that it needs.
   [[ -z ${SLURM_JOB_GPUS:-} || $(scontrol --version) != *' 20.'* ]] || GPUS_ARE_HELD=yes
   # srun takes these for its own flags. Some it refuses beside ours (26.05: --gpus-per-node with --gres), others it
@@ -36,7 +37,7 @@ ports_free() {
 
 # step [FLAGS...] -- COMMAND...: one life of a replica, as `start` describes it, until all of it has ended.
 step() {
-  local node hosts='' per=${node_cpus:-$cpus} extra=() held previous=''
+  local node hosts='' per=${node_cpus:-$cpus} extra=() held previous='' line
   for node in "${nodes[@]}"; do hosts+=,${HOSTS[node]}; done
   [[ -z $per ]] || extra+=(-c "$((per / tasks > 0 ? per / tasks : 1))")
   # Of steps that overlap each is given the first cores of the node: so all ask for all of them, and are not bound.
@@ -48,12 +49,17 @@ step() {
   : >"$STATUS/$name.step"
   srun --job-name="$name" --overlap -N "${#nodes[@]}" -n "$((${#nodes[@]} * tasks))" --ntasks-per-node="$tasks" \
     -w "${hosts#,}" --mem=0 --export=ALL --input=none --kill-on-bad-exit=1 "${extra[@]}" "${@:1:flags}" \
-    bash -c "$TASK" - "$name" "$gpus" "$share" "$address" "$master" "${@:flags+2}" \
-    >>"$LOGS/$name.log" 2>>"$LOGS/$name.step.log" || return
-  ended_everywhere # as srun returns 0 also when a node has died
+    bash "$ATTEMPT_DIR/task.sh" "$name" "$gpus" "$share" "$address" "$master" "${@:flags+2}" \
+    >>"$LOGS/$name.log" 2>>"$LOGS/$name.step.log"
+  code=$?
+  # When a node dies srun may say so, and may return 0 all the same.
+  while read -r line; do [[ $line != *'Node failure on '* ]] || lost=${line##*Node failure on }; done <"$LOGS/$name.step.log"
+  ((code)) || ended_everywhere || code=1
+  [[ -z $lost ]] || note "$name" "lost $lost"
+  return "$code"
 }
 
-# What a step runs in each of its tasks: it knows its name only now.
+# What a step runs in each of its tasks; the number of a step is known only here.
 enter() {
   local BEAT_EVERY=5 rank=$SLURM_PROCID local_rank=$SLURM_LOCALID world=$SLURM_NTASKS node_rank=$SLURM_NODEID
   ((rank)) || echo "$SLURM_JOB_ID.$SLURM_STEP_ID" >"$GANGRUN_RUN_DIR/attempts/$GANGRUN_ATTEMPT/status/$1.step"
@@ -73,8 +79,7 @@ ended_everywhere() {
       [[ $word != exit ]] || continue 2
       sleep 0.5
     done
-    lost=${HOSTS[nodes[node]]}
-    note "$name" "lost $lost"
+    lost=${lost:-${HOSTS[nodes[node]]}}
     return 1
   done
 }
@@ -92,8 +97,8 @@ listen() {
       ((++k))
       { read -r beat <"$STATUS/$key.beat"; } 2>/dev/null # it may not be there yet
       [[ -n $beat && $beat != exit* ]] || continue
-      [[ $beat == "${BEAT[$key]:-}" ]] || BEAT[$key]=$beat BEAT_AT[$key]=$SECONDS
-      if ((SECONDS - ${BEAT_AT[$key]} < 20)); then fresh=yes; else silent+=("$name $node $key"); fi
+      [[ $beat == "${SEEN[$key]:-}" ]] || SEEN[$key]=$beat SEEN_AT[$key]=$SECONDS
+      if ((SECONDS - ${SEEN_AT[$key]} < 20)); then fresh=yes; else silent+=("$name $node $key"); fi
     done
   done
   # If this node's own stand still and no other moves, it is the file system and not the nodes.
@@ -102,8 +107,8 @@ listen() {
     read -r name node key <<<"$entry"
     on "${HOSTS[node]}" inhabited "$JOB/$ATTEMPT/$name/"
     case $? in
-      0) BEAT_AT[$key]=$SECONDS ;;                                       # there, and slow
-      3) ((SECONDS - ${BEAT_AT[$key]} < 120)) || lose "$name" "$node" ;; # gone, and srun should have told us
+      0) SEEN_AT[$key]=$SECONDS ;;                                       # there, and slow
+      3) ((SECONDS - ${SEEN_AT[$key]} < 120)) || lose "$name" "$node" ;; # gone, and srun should have told us
       *) ! on "${HOSTS[0]}" true || lose "$name" "$node" ;;              # no answer, though Slurm itself is well
     esac
     obey # it may have been a signal that ended the asking
