@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 from gangrun.errors import SpecError
@@ -14,6 +15,10 @@ from gangrun.resolve import resolve
 from gangrun.spec.load import load
 from gangrun.spec.model import Profile
 from gangrun.spec.profile import Cluster
+
+# On a machine that others use, how long one example takes says nothing.
+hypothesis.settings.register_profile("shared", deadline=None)
+hypothesis.settings.load_profile("shared")
 
 
 @pytest.fixture

@@ -93,7 +93,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @given(st.lists(st.tuples(st.sampled_from(PATHS), junk | st.none()), max_size=3))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_any_file(project: Path, changes: list[tuple[tuple[Any, ...], Any]]) -> None:
     spec = copy.deepcopy(WHOLE)
     for path, value in changes:

@@ -80,14 +80,14 @@ def arguments(words: list[Word], directory: str | None = None) -> list[str]:
 
 
 @given(st.lists(texts, min_size=1, max_size=40))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_any_text_is_one_argument(batch: list[str]) -> None:
     # A name that begins with a dash is an option to printf only where it stands first.
     assert arguments([Word.of("first"), *map(Word.of, batch)])[1:] == batch
 
 
 @given(st.lists(st.lists(parts, max_size=5), min_size=1, max_size=40))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_only_our_references_are_expanded(batch: list[list[Part]]) -> None:
     found = arguments([Word.of("first"), *(Word.of(*word) for word in batch)])[1:]
     assert found == ["".join(map(expected, word)) for word in batch]
@@ -104,7 +104,7 @@ def test_no_file_name_is_matched(tmp_path: Path) -> None:
 
 
 @given(texts)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_any_directory_survives_as_a_default_value(text: str) -> None:
     """The script says RUN_DIR=${GANGRUN_RUN_DIR:-'…'}."""
     line = f"RUN_DIR=${{GANGRUN_RUN_DIR:-{literal(text)}}}; printf '%s\\0' \"$RUN_DIR\""

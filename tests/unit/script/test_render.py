@@ -225,7 +225,7 @@ def value(word: Word) -> str:
         max_size=12,
     )
 )
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_every_word_arrives_as_it_is_whatever_it_holds(
     recorder: str, drawn: list[tuple[list[Word], dict[str, Word], list[Word]]]
 ) -> None:

@@ -158,6 +158,14 @@ def test_a_series_of_replicas_over_nodes(resolved: Resolved) -> None:
     ]
 
 
+def test_short_series_are_shown_one_by_one(resolved: Resolved) -> None:
+    text = "[allocation]\nnodes = 7\ngpus = 1\n[roles.t]\nreplicas = {}\ngpus = 1\ncommand = ['x']\n"
+    few = map_of(resolved(text.format(4)))
+    assert [line.split("|")[0].strip() for line in few[1:]] == ["node 0", "node 1", "node 2", "node 3", "nodes 4-6"]
+    more = map_of(resolved(text.format(5)))
+    assert [line.split("|")[0].strip() for line in more[1:]] == ["node 0", "nodes 1-4", "nodes 5-6"]
+
+
 def test_few_nodes_are_shown_one_by_one(resolved: Resolved) -> None:
     plan = resolved("launcher = 'torchrun'\ncommand = ['x']\n[allocation]\nnodes = 4\ngpus = 1\n")
     assert len(map_of(plan)) == 5
@@ -207,7 +215,7 @@ def test_no_line_is_wider_than_it_may_be_and_all_is_ascii(width: int, resolved: 
             assert line.isascii()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(st.tuples(st.integers(1, 6), st.sampled_from([0, 1, 2, 4])), min_size=1, max_size=3),
     st.integers(1, 12),
