@@ -17,7 +17,6 @@ from gangrun.scheduler import discover, reasons, scontrol, squeue
 from gangrun.scheduler.model import Status, Submission
 from gangrun.scheduler.rows import pick
 from gangrun.scheduler.slurm import Slurm
-from gangrun.scheduler.watch import Watch
 
 pytestmark = pytest.mark.slurm
 
@@ -64,26 +63,32 @@ def until(condition: Callable[[], object], seconds: float = 40.0) -> None:
         time.sleep(0.1)
 
 
+def statuses(slurm: Slurm, job: str) -> list[Status]:
+    """What was said of the job until its end."""
+    seen: list[Status] = []
+
+    def ended() -> bool:
+        seen.extend(slurm.status([job]).values())
+        return bool(seen) and seen[-1].final
+
+    until(ended, 60)
+    return seen
+
+
 def last(slurm: Slurm, job: str) -> Status:
     """The job's status after its end."""
-    watch = Watch(slurm, [job], first=0.2, longest=0.5)
-    end = time.monotonic() + 60
-    for _ in watch:
-        assert time.monotonic() < end, watch.known
-    return watch.known[job]
+    return statuses(slurm, job)[-1]
 
 
 def test_a_life_and_its_exact_exit_code(slurm: Slurm, submission: Callable[..., Submission]) -> None:
     sent = submission("sleep 1; exit 143", "--time=5", "--nodes=2")
     began = time.time()
     job = slurm.submit(sent)
-    words = []
-    watch = Watch(slurm, [job], first=0.1, longest=0.3)
-    for changed in watch:
-        words += [status.state for status in changed.values()]
+    seen = statuses(slurm, job)
+    words = list(dict.fromkeys(status.state for status in seen))
     assert words[0] in {"PENDING", "RUNNING"}
     assert words[-2:] == ["RUNNING", "FAILED"] or "COMPLETING" in words
-    end = watch.known[job]
+    end = seen[-1]
     assert (end.state, end.exit_code, end.reason, end.name) == ("FAILED", 143, "NonZeroExitCode", sent.name)
     assert (end.nodes, end.time_limit, end.restarts) == ("node[1-2]", 300, 0)
     assert began - 1 <= (end.submitted or 0) <= (end.started or 0) < (end.ended or 0) <= time.time()
