@@ -19,6 +19,7 @@ from gangrun.spec.model import RoleKeys, Spec
 from gangrun.spec.toml import Key, Table
 
 _SEEDED = re.compile(r"(?P<name>.+)_(?P<seed>\d+)")
+_FILE_DIR = re.compile(r"(\{\{|\}\})|\{file\.dir\}")
 _PATHS = ("workdir", "template")
 _CHOICES = ("launcher", "topology")
 """Keys whose value may be a name, or a table with the name as `type` and options beside it."""
@@ -89,8 +90,11 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
     values, sources = _read_with_bases(file, ())
     for override in overrides:
         key, given = _override(override)
-        values, sources = _merge(values, sources, *_spread(_nest(key, given), {key: Source("--set")}))
+        # A table that only the command line has is its own, too, should it be one that nobody knows.
+        origins = {key[:end]: Source("--set") for end in ([len(key)] if key[0] in values else range(1, len(key) + 1))}
+        values, sources = _merge(values, sources, *_spread(_nest(key, given), origins))
     sources[()] = Source(str(file))
+    values = _settled(values, str(file.absolute().parent))
     spec = validated(Spec, values, sources, str(file))
     seeded = _SEEDED.fullmatch(file.stem)
     seed = spec.seed if spec.seed is not None else int(seeded["seed"]) if seeded else None
@@ -155,9 +159,7 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 def _read_with_bases(file: Path, stack: tuple[Path, ...]) -> tuple[Table, dict[Key, Source]]:
     resolved = file.resolve()
-    if resolved in stack:
-        chain = " → ".join(_shown(one) for one in (*stack[stack.index(resolved) :], resolved))
-        raise SpecError([Problem("extends", f"files extend each other in a circle: {chain}", str(file))])
+    stack = (*stack, resolved)
     own, lines = toml.read(file)
     for key in _PATHS:
         if isinstance(own.get(key), str):
@@ -170,11 +172,37 @@ def _read_with_bases(file: Path, stack: tuple[Path, ...]) -> tuple[Table, dict[K
         if not isinstance(base, str):
             continue  # validation says what is wrong with it
         target = file.parent / _home(base)
+        line = lines.get(("extends",), 0)
         if not target.is_file():
-            raise SpecError([Problem("extends", f"no such file: {target}", str(file), lines.get(("extends",), 0))])
-        values, sources = _merge(values, sources, *_read_with_bases(target, (*stack, resolved)))
+            raise SpecError([Problem("extends", f"no such file: {target}", str(file), line)])
+        if (again := target.resolve()) in stack:
+            chain = " → ".join(_shown(one) for one in (*stack[stack.index(again) :], again))
+            raise SpecError([Problem("extends", f"files extend each other in a circle: {chain}", str(file), line)])
+        values, sources = _merge(values, sources, *_read_with_bases(target, stack))
     found = {key: Source(str(file), line) for key, line in lines.items()}
     return _merge(values, sources, *_spread(own, found))
+
+
+def _settled(values: Table, folder: str) -> Table:
+    """`{file.dir}` as the folder itself, as the values go into the record, and a copy of them lies elsewhere."""
+    plain = folder.replace("{", "{{").replace("}", "}}")
+
+    def settle(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: settle(inner) for key, inner in value.items()}
+        if isinstance(value, list):
+            return [settle(inner) for inner in value]
+        return _FILE_DIR.sub(lambda found: found[1] or plain, value) if isinstance(value, str) else value
+
+    def table(value: Any, keys: tuple[str, ...]) -> Any:
+        return (
+            {**value, **{key: settle(value[key]) for key in keys if key in value}} if isinstance(value, dict) else value
+        )
+
+    values = table(values, ("env",))
+    if isinstance(roles := values.get("roles"), dict):
+        values["roles"] = {name: table(role, ("command", "env", "ready")) for name, role in roles.items()}
+    return values
 
 
 def _home(text: str) -> Path:

@@ -321,6 +321,14 @@ def test_another_seed_is_another_step(name: str, text: str, step: str, write: Wr
     assert str(other.origin("seed")) == "--seeds"
 
 
+def test_the_files_folder_is_settled_in_what_is_recorded(write: Write, tmp_path: Path) -> None:
+    text = "command = ['{file.dir}/x', '{{file.dir}}', '{seed}']\n[env]\nA = '{file.dir}'\n"
+    experiment = load(write(text, "odd {1}/step.toml"))
+    folder = f"{tmp_path}/odd {{{{1}}}}"
+    assert experiment.values["roles"]["main"]["command"] == [f"{folder}/x", "{{file.dir}}", "{seed}"]
+    assert experiment.spec.env == {"A": folder}
+
+
 def test_the_project_is_the_nearest_folder_that_looks_like_one(tmp_path: Path) -> None:
     (tmp_path / "a/b/c").mkdir(parents=True)
     (tmp_path / "a/pyproject.toml").touch()
