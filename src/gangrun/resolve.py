@@ -256,7 +256,7 @@ def _role_problems(
     if container is not None and not _exists("containers", container.runtime):
         problem = _unknown(experiment, cluster, (*at, "runtime"), "containers", container.runtime)
         problems += [problem] if len(at) > 1 or name == next(iter(roles)) else []
-    for key, others in (("beside", (role.beside,) if role.beside else ()), ("after", role.after)):
+    for key, others in (("beside", (role.beside,) if role.beside is not None else ()), ("after", role.after)):
         for other in others:
             if other == name:
                 add(key, f"{name!r} cannot wait for or stand beside itself")

@@ -526,6 +526,12 @@ def test_no_main(refused: Refused) -> None:
     ]
 
 
+def test_a_role_beside_nothing(refused: Refused) -> None:
+    assert refused("command = ['x']\nbeside = ''\n") == [
+        "exp/step.toml:2: beside: there is no role '' (roles are main)"
+    ]
+
+
 def test_a_key_at_the_top_of_a_file_with_roles(refused: Refused) -> None:
     (told,) = refused("[roles.trainer]\ncommand = ['x']\n", "restarts=3")
     assert told.startswith("--set: restarts: at the top it means roles.main.restarts, and roles.main has no command")
