@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gangrun.errors import UsageError
 from gangrun.lab.state import profile_path
 from gangrun.resolve import clock
 from gangrun.scheduler.commands import silent
@@ -28,14 +30,33 @@ def elsewhere() -> dict[str, Path]:
 
 
 @cache
-def named(name: str, project: Path) -> Cluster:
-    """The cluster of that name. Raises InputError when there is none."""
-    return load_cluster(name, project, elsewhere())
+def named(name: str, project: Path, where: str = "") -> Cluster:
+    """The cluster of that name. Raises InputError, which says `where` it was named, when there is none."""
+    return load_cluster(name, project, elsewhere(), where)
 
 
-def choose(word: str | None, written: str | None, project: Path) -> Cluster:
-    """`--cluster`, then GANGRUN_CLUSTER, then the file's own, then what is found."""
-    return named(word or os.environ.get("GANGRUN_CLUSTER") or written or found(project), project)
+def choose(word: str | None, written: str | None, project: Path, where: str = "") -> Cluster:
+    """`--cluster`, then GANGRUN_CLUSTER, then the file's own, written at `where`, then what is found."""
+    if word:
+        return named(word, project)
+    if name := os.environ.get("GANGRUN_CLUSTER"):
+        return named(name, project, "GANGRUN_CLUSTER")
+    return named(written, project, where) if written else named(found(project), project)
+
+
+def require_sbatch(cluster: Cluster) -> None:
+    """Raises UsageError where this machine cannot send to the cluster: better before anything is written than after."""
+    if cluster.profile.scheduler == SLURM and not shutil.which("sbatch"):
+        way_out = "log in to a machine of the cluster, load its Slurm module, or --cluster local"
+        raise UsageError(f"there is no sbatch on this machine's PATH to send to {cluster.name} with", way_out=way_out)
+
+
+def require_room(nodes: int) -> None:
+    """Raises UsageError where the allocation held has fewer nodes."""
+    held = os.environ.get("SLURM_JOB_NUM_NODES", "")
+    if held.isdecimal() and int(held) < nodes:
+        way_out = f"hold more with salloc -N{nodes}, or --set allocation.nodes={held}"
+        raise UsageError(f"the plan needs {nodes} nodes, and the allocation held has {held}", way_out=way_out)
 
 
 def here(project: Path) -> Cluster:

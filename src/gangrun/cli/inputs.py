@@ -59,7 +59,7 @@ def planned(file: str, overrides: list[str], cluster: str | None) -> Planned:
     from gangrun.spec.load import load
 
     experiment = load(file, overrides)
-    chosen = clusters.choose(cluster, experiment.spec.cluster, experiment.project)
+    chosen = clusters.choose(cluster, experiment.spec.cluster, experiment.project, str(experiment.origin("cluster")))
     return experiment, chosen, resolve(experiment, chosen)
 
 
@@ -70,6 +70,13 @@ def seeds(text: str) -> Iterator[int]:
         if not first.isdecimal() or (dash and not last.isdecimal()) or (dash and int(last) < int(first)):
             raise UsageError(f"--seeds {text!r} is no list of seeds", way_out="write 0-4 or 0,2,5")
         yield from range(int(first), int(last if dash else first) + 1)
+
+
+def count(text: str) -> int:
+    """A number from 0, as an argument's type."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no number")
+    return int(text)
 
 
 def project_here() -> Path:

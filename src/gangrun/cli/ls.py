@@ -11,7 +11,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """[EXPERIMENT[/STEP]], --state, --limit, --json."""
     parser.add_argument("where", nargs="?", default="", metavar="EXPERIMENT[/STEP]", help="only these runs")
     parser.add_argument("--state", metavar="STATE", action="append", help="only runs in this state, such as failed")
-    parser.add_argument("-n", "--limit", type=int, metavar="N", help="at most N runs (default: 30; with --json all)")
+    help_ = "at most N runs (default: 30; with --json all)"
+    parser.add_argument("-n", "--limit", type=inputs.count, metavar="N", help=help_)
     inputs.add_json(parser)
 
 

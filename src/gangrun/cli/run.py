@@ -28,6 +28,8 @@ def run(args: argparse.Namespace) -> int:
     experiment = load(args.file, args.overrides)
     cluster = clusters.here(experiment.project)
     plan = resolve(experiment, cluster)
+    if plan.scheduler != "local":
+        clusters.require_room(plan.allocation.nodes)
     started = submission.create(submission.store_of(experiment.project), experiment, plan, sys.argv)
     process = submission.start_here(started)
     code = follow_process(started, process, quiet=args.quiet, stopping=lambda: submission.note_cancel(started))

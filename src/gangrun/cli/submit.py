@@ -6,6 +6,7 @@ Words after `--` go to sbatch as they are and win over everything else: gangrun 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -38,6 +39,7 @@ SENDERS = 4
 
 def run(args: argparse.Namespace) -> int:
     """Plans everything first, so that one bad file leaves nothing half-sent; then creates and sends."""
+    from gangrun import clusters
     from gangrun.views import terminal
     from gangrun.views.live import follow_runs
     from gangrun.views.runs import as_data
@@ -45,8 +47,14 @@ def run(args: argparse.Namespace) -> int:
     planned = list(_planned(args))
     if args.dry_run:
         return _show(planned, args.flags)
+    for cluster in {cluster.name: cluster for _, cluster, _ in planned}.values():
+        clusters.require_sbatch(cluster)
     project = planned[0][0].project
-    sent, failed = _send(planned, args)
+    try:
+        sent, failed = _send(planned, args)
+    except KeyboardInterrupt:
+        _say("interrupted; gangrun ls tells what was queued all the same")
+        os._exit(130)  # the senders would be waited for, and they wait a minute for a controller that is away
     if args.wait:
         follow_runs(sent, lambda: inputs.states(sent, project), quiet=args.json)
     states = inputs.states(sent, project) if args.wait or args.json else []
@@ -80,14 +88,17 @@ def _send(planned: list[inputs.Planned], args: argparse.Namespace) -> tuple[list
                 # With its end in the same write, or lines of several senders run into each other.
                 print(f"{created.run_id}  job {job} on {cluster}  {created.dir}\n", end="", flush=True)
 
-    runs = []
-    with ThreadPoolExecutor(max_workers=SENDERS) as senders:
-        sending = []
+    runs, sending = [], []
+    senders = ThreadPoolExecutor(max_workers=SENDERS)
+    try:
         for experiment, cluster, plan in planned:
             runs.append(submission.create(stores[experiment.project], experiment, plan, sys.argv))
             sending.append(senders.submit(send, runs[-1], cluster.name))
-        for one in sending:
-            one.result()  # what is no GangrunError comes out here
+    except GangrunError:
+        senders.shutdown()  # what was created is sent
+        raise
+    for one in sending:
+        one.result()  # what is no GangrunError comes out here
     return runs, failed
 
 

@@ -48,13 +48,17 @@ def known(project: Path, more: Mapping[str, Path]) -> dict[str, Path | None]:
     return {**more, **found, LOCAL: found.get(LOCAL), SLURM: found.get(SLURM)}
 
 
-def load_cluster(name: str, project: Path, more: Mapping[str, Path]) -> Cluster:
-    """The profile of that name. `local` and `slurm` exist without a file. Raises InputError, SpecError."""
+def load_cluster(name: str, project: Path, more: Mapping[str, Path], where: str = "") -> Cluster:
+    """The profile of that name. `local` and `slurm` exist without a file. Raises InputError, SpecError.
+
+    `where` says in errors who named it.
+    """
     profiles = known(project, more)
     if name not in profiles:
         raise InputError(
             f"no cluster profile is named {name!r}" + (f"; {hint}" if (hint := nearest(name, profiles)) else ""),
             why=f"known: {', '.join(sorted(profiles))}; looked in {', '.join(map(str, folders(project)))}",
+            where=where,
             way_out=f"gangrun cluster discover {name} writes one from what Slurm says",
         )
     file = profiles[name]

@@ -39,6 +39,7 @@ def _reasons(run: RunDir, state: RunState, facts: AttemptFacts | None) -> Iterat
         return
     if state.state in (State.REJECTED, State.UNREACHED, State.NEVER_SENT, State.LOST, State.UNREADABLE):
         yield state.reason or _OWN[state.state]
+        yield from failure(run, state)
         return
     if not state.final:
         started = f" since {moment(state.started)}" if state.started else ""
@@ -59,7 +60,8 @@ def _reasons(run: RunDir, state: RunState, facts: AttemptFacts | None) -> Iterat
 
 
 _OWN = {
-    State.LOST: "the scheduler knows the job no more and it left no exit code: it was killed, or its node died",
+    State.LOST: "the scheduler knows the job no more and it left no exit code: it was killed, its node died, or the "
+    "disk is full",
     State.NEVER_SENT: "gangrun was killed before the scheduler got the job; submit it again",
     State.UNREACHED: "the scheduler did not answer; submit it again",
     State.REJECTED: "the scheduler refused it",
