@@ -52,14 +52,21 @@ def add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
-def planned(file: str, overrides: list[str], cluster: str | None) -> Planned:
-    """One file as a plan."""
+def loaded(file: str, overrides: list[str], cluster: str | None) -> tuple[Experiment, Cluster]:
+    """One file, and the cluster that it is meant for."""
     from gangrun import clusters
-    from gangrun.resolve import resolve
     from gangrun.spec.load import load
 
     experiment = load(file, overrides)
-    chosen = clusters.choose(cluster, experiment.spec.cluster, experiment.project, str(experiment.origin("cluster")))
+    place = str(experiment.origin("cluster"))
+    return experiment, clusters.choose(cluster, experiment.spec.cluster, experiment.project, place)
+
+
+def planned(file: str, overrides: list[str], cluster: str | None) -> Planned:
+    """One file as a plan."""
+    from gangrun.resolve import resolve
+
+    experiment, chosen = loaded(file, overrides, cluster)
     return experiment, chosen, resolve(experiment, chosen)
 
 

@@ -108,18 +108,16 @@ def _planned(args: argparse.Namespace) -> Iterator[inputs.Planned]:
     from gangrun.script.render import render
 
     for file in args.files:
-        experiment, cluster, plan = inputs.planned(file, args.overrides, args.cluster)
-        if args.flags and plan.scheduler == "local":
+        experiment, cluster = inputs.loaded(file, args.overrides, args.cluster)
+        if args.flags and cluster.profile.scheduler == "local":
             way_out = "choose a --cluster"
             raise UsageError(f"{' '.join(args.flags)}: this machine has no sbatch to take flags", way_out=way_out)
-        if plan.template:
-            render(plan, "check", "/run")
-        if args.seeds is None:
-            yield experiment, cluster, plan
-            continue
-        for seed in inputs.seeds(args.seeds):
-            seeded = experiment.with_seed(seed)
-            yield seeded, cluster, resolve(seeded, cluster)
+        seeds = None if args.seeds is None else inputs.seeds(args.seeds)
+        for one in [experiment] if seeds is None else map(experiment.with_seed, seeds):
+            plan = resolve(one, cluster)
+            if plan.template:
+                render(plan, "check", "/run")
+            yield one, cluster, plan
 
 
 def _show(planned: list[inputs.Planned], flags: list[str]) -> int:
