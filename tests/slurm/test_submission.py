@@ -237,6 +237,34 @@ def test_watching_costs_one_query_for_any_number_of_runs(project: Project, count
     assert not calls("after"), "ended runs are read from the record"
 
 
+def test_interrupting_a_submission_that_waits(deserted: Lab, tmp_path: Path) -> None:
+    with project_on(deserted, tmp_path / "project") as project:
+        project.write("experiments/wait/run.toml", sh("true"))
+        started = project.start("submit", "experiments/wait/run.toml")
+        assert started.process.stderr
+        assert "trying again" in started.process.stderr.readline()
+        os.kill(started.process.pid, signal.SIGINT)
+        done = started.done(5)
+        assert done.code == 130
+        assert "Traceback" not in done.err
+        (run,) = project.runs()
+        assert (run["state"], run["stale"]) == ("SUBMITTING", True)
+
+
+def test_interrupting_a_watch_leaves_the_run_alone(project: Project) -> None:
+    flag = project.dir / "go"
+    project.write("experiments/wait/run.toml", sh(f"echo up; while [ ! -e {flag} ]; do sleep 0.1; done"))
+    started = project.start("submit", "experiments/wait/run.toml", "--wait")
+    assert started.process.stdout
+    while "| up" not in (line := started.process.stdout.readline()):
+        assert line, "it ended early"
+    os.kill(started.process.pid, signal.SIGINT)
+    assert started.done(5).code == 130
+    assert project.runs()[0]["state"] == "RUNNING"
+    flag.touch()
+    assert wait_for(lambda: settled(project))[0]["state"] == "COMPLETED"
+
+
 def test_nobody_answers(unanswered: tuple[Project, Started, float]) -> None:
     project, started, began = unanswered
     listed = project.runs()
