@@ -68,6 +68,7 @@ def write(
     begin: str = "1 0",
     setup: Sequence[str] = (":",),
     grace: int = 2,
+    gpus: int = 0,
     sbatch: Sequence[str] = (),
 ) -> Run:
     """Writes `script.sh` into a new run directory."""
@@ -80,6 +81,7 @@ def write(
         f"RUN_NAME={shlex.quote(run_dir.name)}",
         f"RUN_DIR={shlex.quote(str(run_dir))}",
         "FIRST_ATTEMPT=1",
+        f"NODE_GPUS={gpus}",
         f"GRACE={grace}",
         "setup() {",
         *setup,
@@ -101,7 +103,5 @@ def write(
 def start(name: str, kind: str, command: str, keys: str = "", *, flags: Sequence[str] = ()) -> str:
     """One `start` line: `command` is bash."""
     role, _, index = name.partition(".")
-    words = " ".join(shlex.quote(flag) for flag in flags)
-    return (
-        f"start {role} {index or 0} {kind} nodes=0 {keys} flags={len(flags)} {words} -- bash -c {shlex.quote(command)}"
-    )
+    words = " ".join([f"flags={len(flags)}", *map(shlex.quote, flags)]) if flags else ""
+    return f"start {role} {index or 0} {kind} nodes=0 {keys} {words} -- bash -c {shlex.quote(command)}"

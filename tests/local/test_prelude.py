@@ -142,7 +142,7 @@ def test_ready_waits_for_port_page_and_file(tmp_path: Path) -> None:
         "local",
         "\n".join(
             [
-                f'start web 0 service nodes=0 flags=0 -- {server} "${{PORTS[0]}}"',
+                f'start web 0 service nodes=0 -- {server} "${{PORTS[0]}}"',
                 start("web.1", "service", f"sleep 0.5; touch '{tmp_path}/a file'; {FOREVER}"),
                 "ready web.0 port ${HOSTS[0]}:${PORTS[0]} 30",
                 "ready web.0 http http://${HOSTS[0]}:${PORTS[0]}/health?a=b 30",
@@ -274,7 +274,7 @@ def test_kill_9_of_the_script_leaves_nothing(tmp_path: Path) -> None:
             [
                 start("svc", "service", DEAF, "restarts=5"),
                 start("m", "main", f"{WORKER}; echo up; {FOREVER}", "restarts=5 tasks=2"),
-                "start bare 0 main nodes=0 flags=0 -- env -i sleep 60",
+                "start bare 0 main nodes=0 -- env -i sleep 60",
             ]
         ),
     )
@@ -362,8 +362,8 @@ def test_ranks_over_nodes_and_tasks(tmp_path: Path) -> None:
     run = write(
         tmp_path / "run",
         "local",
-        f"start m 0 main nodes=1,2 tasks=2 ranks=1 master=1234 flags=0 -- bash -c {shlex.quote(command)}\n"
-        "start plain 0 main nodes=0 flags=0 -- bash -c 'echo \"${RANK-none}\"'",
+        f"start m 0 main nodes=1,2 tasks=2 ranks=1 master=1234 -- bash -c {shlex.quote(command)}\n"
+        "start plain 0 main nodes=0 -- bash -c 'echo \"${RANK-none}\"'",
         begin="3 0",
     )
     assert finish(run) == 0
@@ -373,6 +373,38 @@ def test_ranks_over_nodes_and_tasks(tmp_path: Path) -> None:
     assert (run.read("m.0.0.beat"), run.read("m.0.1.beat")) == ("exit 0", "exit 0")
 
 
+def test_runs_hold_different_gpus_and_wait_for_each_other(tmp_path: Path) -> None:
+    def holding(name: str) -> Run:
+        command = (
+            f'echo "$CUDA_VISIBLE_DEVICES"; until [[ -e {shlex.quote(str(tmp_path / "go"))} ]]; do sleep 0.1; done'
+        )
+        body = f"start m 0 main nodes=0 gpus=0,1 -- bash -c {shlex.quote(command)}"
+        return write(tmp_path / name, "local", body, gpus=2)
+
+    mine = [f"{os.getpid()}-{number}" for number in range(5)]  # as if this machine had these five
+    runs = [holding(name) for name in ("one", "two", "three")]
+    try:
+        shells = [launch(run, CUDA_VISIBLE_DEVICES=",".join(mine)) for run in runs]
+        wait_for(lambda: sum(bool(run.log("m.0")) for run in runs) == 2)
+        held = [gpu for run in runs for gpu in run.log("m.0").strip().split(",") if gpu]
+        assert len(held) == len(set(held)) == 4
+        (late,) = (run for run in runs if not run.log("m.0"))
+        (tmp_path / "go").touch()
+        assert [shell.wait(30) for shell in shells] == [0, 0, 0]
+        assert len(late.log("m.0").strip().split(",")) == 2
+    finally:
+        (tmp_path / "go").touch()
+        for gpu in mine:
+            Path("/tmp/gangrun-gpus", gpu).unlink(missing_ok=True)
+
+
+def test_more_gpus_than_there_are(tmp_path: Path) -> None:
+    run = write(tmp_path / "run", "local", start("m", "main", "true"), gpus=3)
+    assert launch(run, CUDA_VISIBLE_DEVICES="0,1").wait(30) == 1
+    assert run.read("run.cause") == "setup 1"
+    assert "the plan needs 3 GPUs, this machine has 2" in (run.dir / "job.log").read_text()
+
+
 def test_gpus_and_threads(tmp_path: Path) -> None:
     echo = shlex.quote('echo "[$CUDA_VISIBLE_DEVICES] ${OMP_NUM_THREADS-unset}"')
     run = write(
@@ -380,10 +412,10 @@ def test_gpus_and_threads(tmp_path: Path) -> None:
         "local",
         "\n".join(
             [
-                f"start a 0 main nodes=0 gpus=1 cpus=8 tasks=2 flags=0 -- bash -c {echo}",
-                f"start b 0 main nodes=1 gpus=0,2 cpus=1 tasks=4 flags=0 -- bash -c {echo}",
-                f"start c 0 main nodes=1 flags=0 -- bash -c {echo}",
-                f"start d 0 main nodes=1 cpus=8 flags=0 -- env OMP_NUM_THREADS=3 bash -c {echo}",
+                f"start a 0 main nodes=0 gpus=1 cpus=8 tasks=2 -- bash -c {echo}",
+                f"start b 0 main nodes=1 gpus=0,2 cpus=1 tasks=4 -- bash -c {echo}",
+                f"start c 0 main nodes=1 -- bash -c {echo}",
+                f"start d 0 main nodes=1 cpus=8 -- env OMP_NUM_THREADS=3 bash -c {echo}",
             ]
         ),
         begin="2 0",
@@ -447,9 +479,7 @@ def test_user_signals_reach_the_mains_only(tmp_path: Path, sent: str) -> None:
 def test_interrupt_is_not_ignored_by_programs(tmp_path: Path) -> None:
     # Bash starts background processes with SIGINT ignored unless it does job control; Python then has no Ctrl-C.
     program = "import signal; print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)"
-    run = write(
-        tmp_path / "run", "local", f"start m 0 main nodes=0 flags=0 -- {shlex.join([sys.executable, '-c', program])}"
-    )
+    run = write(tmp_path / "run", "local", f"start m 0 main nodes=0 -- {shlex.join([sys.executable, '-c', program])}")
     assert finish(run) == 0
     assert run.log("m.0") == "True\n"
 
@@ -512,7 +542,7 @@ def test_a_second_life_of_the_script_is_a_second_attempt(tmp_path: Path) -> None
 
 
 def test_a_program_that_does_not_exist(tmp_path: Path) -> None:
-    run = write(tmp_path / "run", "local", "start m 0 main nodes=0 flags=0 -- no-such-program-anywhere")
+    run = write(tmp_path / "run", "local", "start m 0 main nodes=0 -- no-such-program-anywhere")
     assert finish(run) == 127
     assert run.read("run.cause") == "main m.0 127"
     assert "no-such-program-anywhere" in run.log("m.0")

@@ -125,6 +125,7 @@ def test_options_of_torchrun_are_its_flags(resolved: Resolved) -> None:
         ("{ type = 'torchrun', tee = [1] }", "['x']", "tee is text, a number, true or false, not [1]"),
         ("{ type = 'srun', ntasks = 3 }", "['x']", "srun has no options, but ntasks is given: launcher = 'srun'"),
         ("{ type = 'exec', a = 1, b = 2 }", "['x']", "exec has no options, but a, b is given"),
+        ("'exec'\ntasks = 4", "['x']", 'exec starts one process; launcher = "srun" starts 4 tasks on each node'),
         ("'torchrum'", "['x']", "no launcher is named 'torchrum' (did you mean 'torchrun'?)"),
         ("'zzz'", "['x']", "no launcher is named 'zzz' (there are exec, srun, torchrun)"),
     ],

@@ -389,7 +389,7 @@ REFUSED: Table = (
         r"Invalid job array",
         Meaning(
             "the array is misspelt or its highest index is over MaxArraySize - 1, which caps the index, not the count",
-            'use a smaller array, or `mode = "jobs"`',
+            "use a smaller array, or several",
         ),
     ),
     (
@@ -398,7 +398,7 @@ REFUSED: Table = (
     ),
     (
         r"MaxJobCount limit|job queue full|temporarily unable to accept job|Resource temporarily unavailable",
-        Meaning("the cluster's queue is full (MaxJobCount)", "submit later, or fewer jobs: use an array or a pool"),
+        Meaning("the cluster's queue is full (MaxJobCount)", "submit later, or fewer jobs"),
     ),
     (
         r"System submissions disabled",
@@ -432,7 +432,7 @@ ENDED: Table = (
         r"^TIMEOUT|^TimeLimit",
         Meaning(
             "it reached its time limit",
-            "raise `time`, or write checkpoints and `gangrun resume RUN`",
+            "raise `time`; a program that writes checkpoints can go on from them when it is submitted again",
         ),
     ),
     (
@@ -444,15 +444,15 @@ ENDED: Table = (
     ),
     (
         r"^NODE_FAIL|^NodeDown",
-        Meaning("a node broke down under it", "`gangrun resume RUN`; exclude the node if it happens again"),
+        Meaning("a node broke down under it", "submit it again; exclude the node if it happens again"),
     ),
     (
         r"^PREEMPTED",
-        Meaning("a more urgent job took its nodes", "`gangrun resume RUN`, or use a qos that is not preempted"),
+        Meaning("a more urgent job took its nodes", "submit it again, or use a qos that is not preempted"),
     ),
     (
         r"^BOOT_FAIL",
-        Meaning("its nodes could not be started", "`gangrun resume RUN`; ask the cluster's support if it lasts"),
+        Meaning("its nodes could not be started", "submit it again; ask the cluster's support if it lasts"),
     ),
     (
         r"^DEADLINE|^DeadLine",

@@ -127,24 +127,22 @@ def _wait(replicas: list[Replica]) -> Iterator[str]:
 
 def _start(plan: Plan, replica: Replica) -> Iterator[str]:
     master = next((port for name, port in replica.ports if name == "master"), None) if replica.ranks else None
+    # Only what differs from the defaults that `start` has in the prelude, so that a person sees what is special.
     keys = {
         "nodes": ",".join(map(str, replica.nodes)),
         "gpus": ",".join(map(str, replica.gpus)),
-        "cpus": replica.cpus or "",
-        "tasks": replica.tasks,
+        "cpus": replica.cpus,
+        "tasks": replica.tasks if replica.tasks > 1 else None,
         "restarts": replica.restarts,
         "ranks": int(replica.ranks),
-        "master": bash(Word((master,))) if master else "",
-        "alone": int(replica.alone),
-        "node_cpus": plan.allocation.cpus or "",
+        "master": bash(Word((master,))) if master else None,
+        "alone": None if replica.alone else "0",
+        "node_cpus": None if replica.alone else plan.allocation.cpus,
         "flags": len(replica.step_flags),
     }
-    given = " ".join(f"{name}={value}" for name, value in keys.items() if value != "")
-    yield (
-        f"start {replica.role} {replica.index} {replica.kind} {given}"
-        + "".join(f" {bash(flag)}" for flag in replica.step_flags)
-        + " -- \\"
-    )
+    given = [f"{name}={value}" for name, value in keys.items() if value]
+    words = [replica.role, str(replica.index), replica.kind, *given, *map(bash, replica.step_flags)]
+    yield f"start {' '.join(words)} -- \\"
     environment = [bash(Word.of(f"{name}=", *word.parts)) for name, word in replica.env]
     command = [*(["env", *environment] if environment else []), *map(bash, replica.argv)]
     yield "  " + " ".join(command)

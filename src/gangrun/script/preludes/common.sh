@@ -70,22 +70,21 @@ catch() {
   trap finish EXIT
 }
 
-# start ROLE INDEX KIND key=value... flags=N [N flags for srun] -- COMMAND...
+# start ROLE INDEX KIND [key=value...] [flags=N and N flags for srun] -- COMMAND...
 start() {
   local name=$1.$2 kind=$3 nodes='' gpus='' cpus='' tasks=1 restarts=0 ranks=0 master='' alone=1 node_cpus='' flags=0
   local share='' address=''
   shift 3
-  until [[ $1 == flags=* ]]; do
+  until [[ $1 == -- || $flags != 0 ]]; do
     local "$1"
     shift
   done
-  flags=${1#*=}
   ((ranks == 0)) || address=${HOSTS[${nodes%%,*}]}
   [[ -z $cpus ]] || share=$((cpus / tasks > 0 ? cpus / tasks : 1))
   IFS=, read -ra nodes <<<"$nodes"
   NAMES+=("$name") KIND[$name]=$kind NODES[$name]=${nodes[*]}
   [[ $kind != main ]] || ((++MAINS))
-  live "${@:2}" </dev/null &
+  live "$@" </dev/null &
   PROCESS[$name]=$!
 }
 
@@ -301,7 +300,8 @@ task() {
       [[ -z $cpus ]] || export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$cpus}"
       [[ -z $address ]] || export RANK="$rank" LOCAL_RANK="$local_rank" WORLD_SIZE="$world" NODE_RANK="$node_rank" \
         MASTER_ADDR="$address" MASTER_PORT="$port"
-      export GANGRUN_REPLICA="$name" GANGRUN_RANK="$rank" GANGRUN_LOCAL_RANK="$local_rank" \
+      export PYTHONUNBUFFERED="${PYTHONUNBUFFERED-1}" # or a log stays empty until its program ends
+    export GANGRUN_REPLICA="$name" GANGRUN_RANK="$rank" GANGRUN_LOCAL_RANK="$local_rank" \
         GANGRUN_WORLD_SIZE="$world" GANGRUN_NODE_RANK="$node_rank" GANGRUN_TASK="$token"
       [[ -z $stopped ]] || exit 143
       exec -- "$@"

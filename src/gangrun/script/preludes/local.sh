@@ -16,7 +16,34 @@ allocation() {
   else
     for device in /dev/nvidia[0-9]*; do [[ ! -e $device ]] || GPUS+=("${#GPUS[@]}"); done
   fi
+  ((${#GPUS[@]} == 0 || NODE_GPUS == 0)) || hold "$(($1 * NODE_GPUS))"
   GPUS_PER_NODE=$((${#GPUS[@]} / $1))
+}
+
+# hold COUNT: leaves in GPUS as many as are needed and no other run holds, and waits until there are. A lock ends with
+# the last process that has inherited it, so none can be left behind.
+hold() {
+  local folder=/tmp/gangrun-gpus all=("${GPUS[@]}") locks gpu lock told=''
+  if ((${#all[@]} < $1)); then
+    say "the plan needs $1 GPUs, this machine has ${#all[@]}"
+    end 'setup 1' 1
+  fi
+  [[ -d $folder ]] || (umask 0 && mkdir -m 1777 -- "$folder") # for every user of this machine
+  while :; do
+    GPUS=() locks=()
+    for gpu in "${all[@]}"; do
+      ((${#GPUS[@]} < $1)) || return 0
+      (umask 0 && : >>"$folder/$gpu")
+      exec {lock}<"$folder/$gpu"
+      if flock -n "$lock"; then GPUS+=("$gpu") locks+=("$lock"); else exec {lock}<&-; fi
+    done
+    ((${#GPUS[@]} < $1)) || return 0
+    for lock in "${locks[@]}"; do exec {lock}<&-; done
+    [[ -n $told ]] || say "waiting for $1 GPUs: ${#GPUS[@]} of ${#all[@]} are free"
+    told=yes
+    obey
+    pause 1
+  done
 }
 
 # ports_free BASE CHECKS: whether every NODE:OFFSET is free; all nodes are this machine.
@@ -38,6 +65,7 @@ step() {
   for node in "${nodes[@]}"; do
     ((++node_rank))
     ((GPUS_PER_NODE == 0)) || printf -v CUDA_VISIBLE_DEVICES '%s,' "${GPUS[@]:node*GPUS_PER_NODE:GPUS_PER_NODE}"
+    CUDA_VISIBLE_DEVICES=${CUDA_VISIBLE_DEVICES%,}
     for ((local_rank = 0; local_rank < tasks; local_rank++, rank++)); do
       task "$name" "$gpus" "$share" "$address" "$master" "$@" >>"$LOGS/$name.log" 2>&1 &
       groups+=("-$!")
