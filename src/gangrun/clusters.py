@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from gangrun.errors import UsageError
 from gangrun.lab.state import profile_path
-from gangrun.resolve import clock
+from gangrun.plan.batch import clock
 from gangrun.scheduler.commands import silent
 from gangrun.scheduler.model import Scheduler
 from gangrun.spec.profile import LOCAL, SLURM, Cluster, known, load_cluster

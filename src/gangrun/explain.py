@@ -7,16 +7,10 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel
 
+from gangrun.plan.batch import OWN_KEY, clock, written_flag
+from gangrun.plan.compose import effective_container
 from gangrun.plan.model import Plan, Replica
-from gangrun.resolve import (
-    OWN_KEY,
-    clock,
-    effective_allocation,
-    effective_container,
-    effective_roles,
-    effective_venv,
-    written_flag,
-)
+from gangrun.resolve import effective_allocation, effective_roles, effective_venv
 from gangrun.spec.load import Experiment, Source
 from gangrun.spec.model import Role
 from gangrun.spec.profile import Cluster

@@ -134,7 +134,8 @@ def test_the_command_line(rows: Callable[..., dict[str, list[Row]]]) -> None:
 
 def test_the_short_form_and_no_profile(rows: Callable[..., dict[str, list[Row]]]) -> None:
     found = {
-        key: (row.value, row.source) for key, (row, *_) in rows("command = ['x']\ntasks = 2\n", cluster="slurm").items()
+        key: (row.value, row.source)
+        for key, (row, *_) in rows("command = ['x']\ntasks = 2\nlauncher = 'srun'\n", cluster="slurm").items()
     }
     assert found["roles.main.command"] == (["x"], "exp/step.toml:1")
     assert found["roles.main.tasks"] == (2, "exp/step.toml:2")

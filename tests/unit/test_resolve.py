@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from gangrun.errors import PlacementError, SpecError
+from gangrun.plan.batch import clock
 from gangrun.plan.model import Host, Plan, Port, Ready, Replica, Var, Word
-from gangrun.resolve import clock, resolve
+from gangrun.resolve import resolve
 from gangrun.script.quote import shown
 from gangrun.spec.load import load
 from gangrun.spec.profile import load_cluster

@@ -35,3 +35,12 @@ def find(group: Group, name: str) -> Any:
     for point in entry_points(group=f"gangrun.{group}", name=name):
         return point.load()
     raise KeyError(name)
+
+
+def exists(group: Group, name: str) -> bool:
+    """Whether the group has an extension of this name."""
+    try:
+        find(group, name)
+    except KeyError:
+        return False
+    return True

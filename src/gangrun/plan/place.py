@@ -38,7 +38,7 @@ class Misfit:
 
     role: str
     key: str
-    """The key of the role, or of the allocation where `role` is empty, that stands in the way."""
+    """The key of the role that stands in the way."""
     what: str
     way_out: str = ""
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
-from gangrun.resolve import clock
+from gangrun.plan.batch import clock
 from gangrun.spec.model import Allocation, Profile, Ready, Role, Spec
 
 

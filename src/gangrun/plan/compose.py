@@ -1,0 +1,191 @@
+"""Placed roles to replicas: references become words, then the launcher has its say, then the container."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from gangrun.errors import Problem
+from gangrun.plan import extensions, refs
+from gangrun.plan import model as plan
+from gangrun.plan.place import Spot
+from gangrun.plan.problems import problem_at
+from gangrun.plan.refs import Address, Scope, UnknownReferenceError
+from gangrun.plan.seat import Contained, Launch, Seat
+from gangrun.spec.load import Experiment
+from gangrun.spec.model import Container, Role
+from gangrun.spec.profile import Cluster
+from gangrun.spec.toml import Key
+
+
+def effective_container(
+    experiment: Experiment, cluster: Cluster, name: str, role: Role
+) -> tuple[Container | None, Key]:
+    """The container that a role runs in, and the key of the experiment that says so or could say otherwise."""
+    if role.container is not None:
+        return role.container, ("roles", name, "container")
+    return experiment.spec.container or cluster.profile.container, ("container",)
+
+
+_Words: TypeAlias = "tuple[plan.Word, ...]"
+
+
+@dataclass
+class Composer:
+    """Turns placed roles into replicas: references, then the launcher, then the container."""
+
+    experiment: Experiment
+    cluster: Cluster
+    roles: Mapping[str, Role]
+    spots: Mapping[str, tuple[Spot, ...]]
+    problems: list[Problem] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    ports: dict[tuple[str, int], dict[str, plan.Port]] = field(default_factory=dict)
+    """Of each replica, by name."""
+    reserved: int = 0
+
+    def __post_init__(self) -> None:
+        for name, role in self.roles.items():
+            for index in range(len(self.spots[name])):
+                self.ports[name, index] = {}
+                for port in role.ports:
+                    self._reserve(name, index)(port)
+        self.addresses = {
+            name: [self._address(name, index) for index in range(len(spots))] for name, spots in self.spots.items()
+        }
+
+    def _reserve(self, role: str, index: int) -> Callable[[str], plan.Port]:
+        def port(name: str) -> plan.Port:
+            own = self.ports[role, index]
+            if name not in own:
+                own[name] = plan.Port(self.reserved)
+                self.reserved += 1
+            return own[name]
+
+        return port
+
+    def _address(self, role: str, index: int) -> Address:
+        return Address(plan.Host(self.spots[role][index].nodes[0]), self.ports[role, index].get)
+
+    def _scope(self, role: str = "", index: int = 0) -> Scope:
+        facts: dict[str, plan.Part] = {
+            "run.dir": plan.Var("run_dir"),
+            "run.name": plan.Var("run_name"),
+            "file.dir": str(self.experiment.file.parent),
+        }
+        if self.experiment.seed is not None:
+            facts["seed"] = str(self.experiment.seed)
+        if not role:
+            return Scope(self.addresses, facts)
+        facts.update({"index": str(index), "count": str(len(self.spots[role]))})
+        return Scope(self.addresses, facts, self.addresses[role][index])
+
+    def _word(self, text: str, scope: Scope, key: Key) -> plan.Word:
+        try:
+            return refs.word(text, scope)
+        except UnknownReferenceError as error:
+            self._once(problem_at(self.experiment, self.cluster, key, str(error)))
+            return plan.Word()
+
+    def environment(self) -> tuple[tuple[str, plan.Word], ...]:
+        """The environment of every role: the profile's, then the experiment's over it."""
+        values = {**self.cluster.profile.env, **self.experiment.spec.env}
+        scope = self._scope()
+        return tuple((name, self._word(value, scope, ("env", name))) for name, value in values.items())
+
+    def replicas(self, name: str) -> list[plan.Replica]:
+        """The role's replicas in order."""
+        return [self._replica(name, index) for index in range(len(self.spots[name]))]
+
+    def texts(self, name: str, index: int) -> tuple[_Words, tuple[tuple[str, plan.Word], ...], plan.Ready | None]:
+        """Command, environment and readiness of a replica with their references resolved."""
+        role, scope = self.roles[name], self._scope(name, index)
+        words = tuple(
+            self._word(text, scope, ("roles", name, "command", position))
+            for position, text in enumerate(role.command or ())
+        )
+        env = tuple((key, self._word(value, scope, ("roles", name, "env", key))) for key, value in role.env.items())
+        return words, env, self._ready(name, role, scope)
+
+    def _replica(self, name: str, index: int) -> plan.Replica:
+        role, spot = self.roles[name], self.spots[name][index]
+        words, env, ready = self.texts(name, index)
+        launch = self._launch(name, index, words)
+        contained = self._contain(name, launch.argv)
+        return plan.Replica(
+            role=name,
+            index=index,
+            count=len(self.spots[name]),
+            kind=role.kind,
+            nodes=spot.nodes[: launch.nodes],
+            gpus=spot.gpus,
+            cpus=spot.cpus,
+            tasks=launch.tasks,
+            ranks=launch.ranks,
+            argv=contained.argv,
+            env=env,
+            ports=tuple(self.ports[name, index].items()),
+            after=role.after,
+            ready=ready,
+            restarts=role.restarts,
+            step_flags=contained.step_flags,
+            shares_gpus=spot.shares_gpus,
+            alone=spot.alone,
+        )
+
+    def _launch(self, name: str, index: int, words: tuple[plan.Word, ...]) -> Launch:
+        role, spot = self.roles[name], self.spots[name][index]
+        key = ("roles", name, "launcher")
+        seat = Seat(
+            name,
+            index,
+            spot.nodes,
+            spot.gpus,
+            role.tasks,
+            words,
+            role.launcher.options,
+            self._reserve(name, index),
+            role.kind,
+        )
+        try:
+            launch: Launch = extensions.find("launchers", role.launcher.type)(seat)
+        except ValueError as error:
+            self._once(self.experiment.problem(key, str(error)))
+        else:
+            if spot.cpus is not None and spot.cpus < launch.tasks:
+                what = f"{launch.tasks} processes on each node share {spot.cpus} CPUs"
+                self._once(self.experiment.problem(("roles", name, "tasks"), what, "ask for more CPUs or fewer tasks"))
+            if launch.nodes is not None and launch.nodes < len(spot.nodes) and not role.beside and index == 0:
+                held = f"a replica of {name} holds {len(spot.nodes)} nodes"
+                self.notes.append(f"{held}, and {role.launcher.type} starts its command on the first of them only")
+            return launch
+        return Launch(words)
+
+    def _contain(self, name: str, argv: tuple[plan.Word, ...]) -> Contained:
+        container, at = effective_container(self.experiment, self.cluster, name, self.roles[name])
+        if container is None:
+            return Contained(argv)
+        try:
+            contained: Contained = extensions.find("containers", container.runtime)(container, argv)
+        except ValueError as error:
+            self._once(problem_at(self.experiment, self.cluster, at, str(error)))
+        else:
+            return contained
+        return Contained(argv)
+
+    def _ready(self, name: str, role: Role, scope: Scope) -> plan.Ready | None:
+        ready = role.ready
+        if ready is None:
+            return None
+        if ready.port is not None:
+            text, kind = f"{{self.host}}:{{self.port.{ready.port}}}", "port"
+        else:
+            text, kind = (ready.http, "http") if ready.http is not None else (ready.file or "", "file")
+        word = self._word(text or "", scope, ("roles", name, "ready", kind))
+        return plan.Ready(kind, word, ready.within)  # type: ignore[arg-type]
+
+    def _once(self, problem: Problem) -> None:
+        """Every replica of a role has the same."""
+        if problem not in self.problems:
+            self.problems.append(problem)
