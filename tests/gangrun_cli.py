@@ -20,6 +20,12 @@ REPOSITORY = Path(__file__).parents[1]
 PROGRAMS = Path(sys.executable).parent
 """Where `gangrun`, `python` and `torchrun` of this environment are."""
 
+HOSTILE = [
+    "a b", "", "it's", '"q"', "$(touch x)", "`touch x`", "$HOME", "a\nb", "a,b", "--flag", "-n", "\\", "\\n", "*", "~",
+    "é ü 日本 🦊", "x" * 300, "a;touch x", "&", "|", "!", "#c", "%x %j", "\t", "a=b", "--", "\x1b[31m",
+]  # fmt: skip
+"""What a program must get unchanged, be it an argument or a variable."""
+
 _NOT_OURS = ("SLURM_", "SBATCH_", "SQUEUE_", "GANGRUN_", "VIRTUAL_ENV", "CONDA_", "COLUMNS")
 
 

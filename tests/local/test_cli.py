@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.gangrun_cli import PROGRAMS, Done, Project, marked, sh, wait_for
+from tests.gangrun_cli import HOSTILE, PROGRAMS, Done, Project, marked, sh, wait_for
 
 FILE = "experiments/try/run.toml"
 
@@ -195,6 +195,18 @@ def test_a_bad_command_line(project: Project, said: Callable[..., Done], name: s
     project.write(FILE, sh("true"))
     words, told = BAD_LINES[name]
     refused(project, said(*words), *told)
+
+
+def test_a_name_that_no_run_can_have(project: Project, said: Callable[..., Done]) -> None:
+    long = f"experiments/{'x' * 60}/run.toml"
+    project.write(long, sh("true"))
+    project.write(FILE, sh("true"))
+    words = ("characters, 14 too many", "shorten the name of the experiment (now 60 characters)")
+    refused(project, said("run", long), *words)
+    refused(project, said("submit", FILE, long), *words)
+    refused(project, said("check", long), *words)
+    project.write("experiments/---/run.toml", sh("true"))
+    refused(project, said("run", "experiments/---/run.toml"), "leaves nothing that a run could be called")
 
 
 def test_an_unknown_profile_is_told_where_it_was_named(project: Project, said: Callable[..., Done]) -> None:
@@ -392,6 +404,40 @@ def test_a_second_interrupt_kills(project: Project) -> None:
     assert started.done(20).code == 137
     assert wait_for(lambda: not marked(f"GANGRUN_RUN_DIR={run['dir']}"))
     assert project.runs()[0]["state"] == "CANCELLED"
+
+
+def test_a_run_goes_on_when_gangrun_is_killed(project: Project) -> None:
+    flag = project.dir / "go"
+    project.write(FILE, sh(f"echo up; while [ ! -e {flag} ]; do sleep 0.1; done"))
+    started = project.start("run", FILE)
+    assert started.process.stdout
+    assert "up" in started.process.stdout.readline()
+    os.kill(started.process.pid, signal.SIGKILL)
+    started.process.wait(10)
+    assert project.runs()[0]["state"] == "RUNNING"
+    flag.touch()
+    assert wait_for(lambda: project.runs()[0]["state"] == "COMPLETED")
+
+
+def test_hostile_words_arrive_unchanged(project: Project) -> None:
+    dump = "import json, os, sys; json.dump([sys.argv[2:], dict(os.environ)], open(sys.argv[1], 'w'))"
+    words = json.dumps(["python", "-c", dump, "{run.dir}/words.json", *HOSTILE], ensure_ascii=False)
+    values = {f"VALUE_{index}": word for index, word in enumerate(HOSTILE)}
+    lines = (f"{name} = {json.dumps(word, ensure_ascii=False)}\n" for name, word in values.items())
+    project.write(FILE, f"command = {words}\n[env]\n{''.join(lines)}")
+    project.ok("run", FILE)
+    argv, environment = json.loads(Path(project.run()["dir"], "words.json").read_text())
+    assert argv == HOSTILE
+    assert [environment[name] for name in values] == HOSTILE
+    assert not list(project.dir.rglob("x")), "something was run as shell"
+
+
+def test_a_project_is_found_from_within(project: Project) -> None:
+    project.write(FILE, sh("echo in $PWD"))
+    inside = Project(project.dir / "experiments" / "try", project.env)
+    assert inside.ok("run", "run.toml").out == f"main.0 | in {project.dir}\n"
+    assert inside.runs() == project.runs() != []
+    assert (project.dir / "outputs").is_dir()
 
 
 def test_submit_to_this_machine(project: Project) -> None:

@@ -207,7 +207,7 @@ exit 6''']
 
 def in_allocation(project: Project, line: str) -> Started:
     """A line of shell inside an allocation of two hosts, as typed on the login machine."""
-    return project.spawn("salloc", "-N2", "--gres=gpu:2", "bash", "-c", line)
+    return project.spawn("salloc", "-N2", "--gres=gpu:2", "--mem=1G", "bash", "-c", line)
 
 
 def test_run_uses_the_allocation_held(project: Project) -> None:
@@ -223,6 +223,14 @@ def test_run_uses_the_allocation_held(project: Project) -> None:
     run = project.run()
     assert (run["state"], run["exit_code"], run["failed"]["replica"]) == ("FAILED", 6, "main.0")
     assert run["hosts"] == [host for _, host, _, _ in sorted(found)]
+
+
+def test_an_allocation_that_is_too_small(project: Project) -> None:
+    project.write("experiments/held/run.toml", TWO_HOSTS)
+    done = in_allocation(project, "gangrun run experiments/held/run.toml --set allocation.nodes=3").done(60)
+    assert done.code == 2
+    assert "the plan needs 3 nodes, and the allocation held has 2" in done.err
+    assert not (project.dir / "outputs").exists()
 
 
 def test_interrupting_run_cleans_up_every_host_of_the_allocation(project: Project, lab: Lab) -> None:
@@ -253,7 +261,9 @@ def test_run_in_an_interactive_step(project: Project) -> None:
     pid, terminal = pty.fork()
     if pid == 0:
         os.chdir(project.dir)
-        os.execvpe("srun", ["srun", "-N2", "--gres=gpu:2", "--pty", "bash", "--norc"], project.environment())
+        os.execvpe(
+            "srun", ["srun", "-N2", "--gres=gpu:2", "--mem=1G", "--pty", "bash", "--norc"], project.environment()
+        )
     os.write(terminal, b"gangrun run experiments/held/run.toml; exit $?\n")
     shown = b""
     while block := _read(terminal):

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from gangrun.lab import Lab
-from tests.gangrun_cli import Project, marked, sh, wait_for
+from tests.gangrun_cli import HOSTILE, Project, marked, sh, wait_for
 from tests.slurm.conftest import project_on
 
 pytestmark = pytest.mark.slurm
@@ -103,7 +103,7 @@ for i in $(seq 900); do sleep 0.2; done & wait''']
 
 
 @pytest.fixture(scope="module", autouse=True)
-def slow(project: Project, lab: Lab) -> dict[str, tuple[str, float]]:
+def slow(project: Project, lab: Lab) -> Iterator[dict[str, tuple[str, float]]]:
     """By fault, the run that meets it and when that was (`time.monotonic()`)."""
     here = "allocation.sbatch.exclude=false"
     runs = {
@@ -118,7 +118,11 @@ def slow(project: Project, lab: Lab) -> dict[str, tuple[str, float]]:
     begun["power"] = (runs["power"], time.monotonic())
     slurm(lab, "scontrol", "requeue", project.run(runs["requeue"])["job"])
     begun["requeue"] = (runs["requeue"], time.monotonic())
-    return begun
+    yield begun
+    project.ok("cancel", *runs.values())
+    if DOOMED in (node.name for node in lab.status().nodes if not node.power):
+        lab.start(DOOMED)
+    wait_for(lambda: {node.slurm for node in lab.status().nodes} == {"idle"}, 60)
 
 
 def test_a_main_that_dies(project: Project, lab: Lab) -> None:
@@ -216,17 +220,11 @@ def test_setup_that_fails(project: Project) -> None:
     assert "never" not in why
 
 
-WORDS = [
-    "a b", "", "it's", '"q"', "$(touch x)", "`touch x`", "$HOME", "a\nb", "a,b", "--flag", "-n", "\\", "\\n", "*", "~",
-    "é ü 日本 🦊", "x" * 300, "a;touch x", "&", "|", "!", "#c", "%x %j", "{{}}", "\t", "a=b", "--", "\x1b[31m",
-]  # fmt: skip
-
-
 def test_hostile_words_arrive_unchanged(project: Project) -> None:
     dump = "import json, os, sys; json.dump([sys.argv[2:], dict(os.environ)], open(sys.argv[1], 'w'))"
-    values = {f"VALUE_{index}": word for index, word in enumerate(WORDS)}
+    values = {f"VALUE_{index}": word for index, word in enumerate(HOSTILE)}
     text = (
-        f"command = {json.dumps(['python', '-c', dump, '{run.dir}/words.json', *WORDS], ensure_ascii=False)}\n"
+        f"command = {json.dumps(['python', '-c', dump, '{run.dir}/words.json', *HOSTILE], ensure_ascii=False)}\n"
         "[env]\n"
         + "".join(f"{name} = {json.dumps(word, ensure_ascii=False)}\n" for name, word in values.items())
         + "[roles.main.env]\n"
@@ -236,11 +234,10 @@ def test_hostile_words_arrive_unchanged(project: Project) -> None:
     done = project.gangrun("submit", "experiments/hostile/run.toml", "--wait")
     assert done.code == 0, done.out + done.err
     run = project.run("hostile/run")
-    expected = [word.replace("{{}}", "{}") for word in WORDS]
     argv, environment = json.loads(Path(run["dir"], "words.json").read_text())
-    assert argv == expected
-    assert [environment[name] for name in values] == expected
-    assert [environment[f"OF_ROLE_{name}"] for name in values] == expected
+    assert argv == HOSTILE
+    assert [environment[name] for name in values] == HOSTILE
+    assert [environment[f"OF_ROLE_{name}"] for name in values] == HOSTILE
     assert not list(project.dir.rglob("x")), "something was run as shell"
 
 
@@ -316,6 +313,17 @@ def test_some_of_several_fail(project: Project) -> None:
     assert all_bad.code == 1
 
 
+def test_the_batch_script_is_killed(project: Project, lab: Lab) -> None:
+    run = running(project, submitted(project, "shot", PATIENT.replace('"00:01:00"', '"10m"')))
+    scripts = [line for line in marked(f"SLURM_JOB_NAME={run['run']}") if "slurm_script" in line]
+    assert scripts
+    os.kill(min(int(line.partition(":")[0]) for line in scripts), signal.SIGKILL)
+    run = ended(project, run["run"])
+    assert (run["state"], run["exit_code"]) == ("FAILED", 137)
+    assert "its batch script could not be started or was killed from outside" in project.ok("why", run["run"]).out
+    assert wait_for(lambda: not left(lab, run))
+
+
 def test_a_node_that_loses_power(project: Project, lab: Lab, slow: dict[str, tuple[str, float]]) -> None:
     name, when = slow["power"]
     run = ended(project, name, 90)
@@ -326,8 +334,6 @@ def test_a_node_that_loses_power(project: Project, lab: Lab, slow: dict[str, tup
     assert f"{DOOMED} lost" in project.ok("ls", "power").out
     assert wait_for(lambda: not left(lab, run))
     lab.start(DOOMED)
-    nodes = wait_for(lambda: {node.name for node in lab.status().nodes if node.slurm == "idle"} >= {DOOMED}, 60)
-    assert nodes
 
 
 def test_a_requeued_run_keeps_the_logs_of_its_first_life(

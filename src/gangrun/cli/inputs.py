@@ -67,7 +67,15 @@ def planned(file: str, overrides: list[str], cluster: str | None) -> Planned:
     from gangrun.resolve import resolve
 
     experiment, chosen = loaded(file, overrides, cluster)
+    check_name(experiment)
     return experiment, chosen, resolve(experiment, chosen)
+
+
+def check_name(experiment: Experiment) -> None:
+    """Raises InputError where no run can be named after the experiment and its step."""
+    from gangrun.record.naming import run_id
+
+    run_id(experiment.experiment, experiment.step, "YYMMDD_HHMMSS")
 
 
 def seeds(text: str) -> Iterator[int]:

@@ -26,6 +26,7 @@ def run(args: argparse.Namespace) -> int:
     from gangrun.views.live import follow_process
 
     experiment = load(args.file, args.overrides)
+    inputs.check_name(experiment)
     cluster = clusters.here(experiment.project)
     plan = resolve(experiment, cluster)
     if plan.scheduler != "local":

@@ -114,6 +114,7 @@ def _planned(args: argparse.Namespace) -> Iterator[inputs.Planned]:
             raise UsageError(f"{' '.join(args.flags)}: this machine has no sbatch to take flags", way_out=way_out)
         seeds = None if args.seeds is None else inputs.seeds(args.seeds)
         for one in [experiment] if seeds is None else map(experiment.with_seed, seeds):
+            inputs.check_name(one)
             plan = resolve(one, cluster)
             if plan.template:
                 render(plan, "check", "/run")

@@ -51,6 +51,8 @@ def _reasons(run: RunDir, state: RunState, facts: AttemptFacts | None) -> Iterat
     yield from _cause(facts)
     if state.state != State.FAILED:
         yield from _told(reasons.ended(state.state, state.reason), state.state)
+    elif state.reason and state.reason != "NonZeroExitCode" and not (facts and facts.cause):
+        yield from _told(reasons.ended(state.state, state.reason), state.reason)
     elif (code := _program_code(state, facts)) in _CODES:
         yield f"exit code {code}: {_CODES[code]}"
     yield from failure(run, state)
