@@ -127,7 +127,14 @@ SCENARIOS: Mapping[str, Script] = {
         ],
         begin="2 2 0:0,1:1",
     ),
-    "main fails": Script([start("m.0", "main", FLUSH), start("m.1", "main", AFTER + "exit 7")]),
+    "main fails": Script(
+        [
+            start("svc", "service", f"trap 'echo svc >>$GANGRUN_RUN_DIR/ends; exit 0' TERM; {FOREVER}", "restarts=3"),
+            start("m.0", "main", FLUSH.replace("exit", "echo m.0 >>$GANGRUN_RUN_DIR/ends; exit"), "restarts=3"),
+            start("m.1", "main", AFTER + "exit 7"),
+        ],
+        grace=5,
+    ),
     "one rank fails": Script(
         [
             start("m", "main", f"((RANK == 1)) && sleep 1 && exit 3; {FOREVER}", "tasks=2 ranks=1 master=1").replace(
@@ -248,6 +255,10 @@ def test_main_fails(jobs: Mapping[str, Job]) -> None:
     assert job.run.read("run.cause") == "main m.1 7"
     assert (job.run.read("m.0.exit"), job.run.read("m.1.exit")) == ("6", "7")
     assert "flushed" in job.run.log("m.0")
+    # Mains end before the services on which they may lean, and nobody comes back to life.
+    assert (job.run.dir / "ends").read_text().split() == ["m.0", "svc"]
+    assert job.run.events("m.0") == ["start", "exit 6"]
+    assert job.run.events("svc.0") == ["start", "exit 0"]
 
 
 def test_the_first_failing_rank_gives_the_code(jobs: Mapping[str, Job]) -> None:
