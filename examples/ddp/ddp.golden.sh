@@ -10,7 +10,7 @@
 #SBATCH --open-mode=append
 # Run ddp_ddp_261121_090000, written by gangrun 0.1.0. Self-contained: needs bash 4.3 and nothing of gangrun.
 # shellcheck disable=SC1091,SC2016,SC2034,SC2329  # sourced files are elsewhere; quoted words are literal; parts of the prelude go unused
-RUN_NAME=ddp_ddp_261121_090000
+RUN_NAME='ddp_ddp_261121_090000'
 RUN_DIR=${GANGRUN_RUN_DIR:-/project/outputs/ddp_ddp_261121_090000}
 FIRST_ATTEMPT=1
 NODE_GPUS=2 # on each node

@@ -9,7 +9,7 @@
 #SBATCH --open-mode=append
 # Run ranks_ranks_261121_090000, written by gangrun 0.1.0. Self-contained: needs bash 4.3 and nothing of gangrun.
 # shellcheck disable=SC1091,SC2016,SC2034,SC2329  # sourced files are elsewhere; quoted words are literal; parts of the prelude go unused
-RUN_NAME=ranks_ranks_261121_090000
+RUN_NAME='ranks_ranks_261121_090000'
 RUN_DIR=${GANGRUN_RUN_DIR:-/project/outputs/ranks_ranks_261121_090000}
 FIRST_ATTEMPT=1
 NODE_GPUS=0 # on each node

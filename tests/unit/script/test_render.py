@@ -308,7 +308,7 @@ def test_setup_is_run_as_it_was_written(tmp_path: Path) -> None:
 
 def test_constants_of_the_run() -> None:
     script = render(plan_of(replica(), grace=7), "e_s_1", "/a b", first_attempt=4)
-    assert "\nRUN_NAME=e_s_1\nRUN_DIR=${GANGRUN_RUN_DIR:-'/a b'}\nFIRST_ATTEMPT=4\n" in script
+    assert "\nRUN_NAME='e_s_1'\nRUN_DIR=${GANGRUN_RUN_DIR:-'/a b'}\nFIRST_ATTEMPT=4\n" in script
     assert "\nGRACE=7 " in script
 
 
