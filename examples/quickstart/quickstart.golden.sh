@@ -330,7 +330,7 @@ task() {
       [[ -z $address ]] || export RANK="$rank" LOCAL_RANK="$local_rank" WORLD_SIZE="$world" NODE_RANK="$node_rank" \
         MASTER_ADDR="$address" MASTER_PORT="$port"
       export PYTHONUNBUFFERED="${PYTHONUNBUFFERED-1}" # or a log stays empty until its program ends
-    export GANGRUN_REPLICA="$name" GANGRUN_RANK="$rank" GANGRUN_LOCAL_RANK="$local_rank" \
+      export GANGRUN_REPLICA="$name" GANGRUN_RANK="$rank" GANGRUN_LOCAL_RANK="$local_rank" \
         GANGRUN_WORLD_SIZE="$world" GANGRUN_NODE_RANK="$node_rank" GANGRUN_TASK="$token"
       [[ -z $stopped ]] || exit 143
       exec -- "$@"
@@ -449,11 +449,12 @@ ended_everywhere() {
   local node word try
   for node in "${!nodes[@]}"; do
     for try in {1..10}; do
+      word=''
       read -r word _ <"$STATUS/$name.$node.beat"
       [[ $word != exit ]] || continue 2
       sleep 0.5
     done
-    lost=${lost:-${HOSTS[nodes[node]]}}
+    [[ -z $word ]] || lost=${lost:-${HOSTS[nodes[node]]}} # a node that dies leaves its last beat, a full disk nothing
     return 1
   done
 }
@@ -503,7 +504,7 @@ ask() {
   for name in "${@:2}"; do
     step=''
     [[ $1 != TERM ]] || kill -TERM "${PROCESS[$name]}" 2>/dev/null # no further life
-    read -r step <"$STATUS/$name.step"
+    { read -r step <"$STATUS/$name.step"; } 2>/dev/null # it may not be there yet
     if [[ -n $step ]]; then steps+=("$step"); elif [[ $1 == TERM ]]; then force "$name"; fi
   done
   ((${#steps[@]} == 0)) || aside timeout 20 scancel --signal="$1" "${steps[@]}"

@@ -301,7 +301,7 @@ task() {
       [[ -z $address ]] || export RANK="$rank" LOCAL_RANK="$local_rank" WORLD_SIZE="$world" NODE_RANK="$node_rank" \
         MASTER_ADDR="$address" MASTER_PORT="$port"
       export PYTHONUNBUFFERED="${PYTHONUNBUFFERED-1}" # or a log stays empty until its program ends
-    export GANGRUN_REPLICA="$name" GANGRUN_RANK="$rank" GANGRUN_LOCAL_RANK="$local_rank" \
+      export GANGRUN_REPLICA="$name" GANGRUN_RANK="$rank" GANGRUN_LOCAL_RANK="$local_rank" \
         GANGRUN_WORLD_SIZE="$world" GANGRUN_NODE_RANK="$node_rank" GANGRUN_TASK="$token"
       [[ -z $stopped ]] || exit 143
       exec -- "$@"

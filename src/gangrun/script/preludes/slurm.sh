@@ -75,11 +75,12 @@ ended_everywhere() {
   local node word try
   for node in "${!nodes[@]}"; do
     for try in {1..10}; do
+      word=''
       read -r word _ <"$STATUS/$name.$node.beat"
       [[ $word != exit ]] || continue 2
       sleep 0.5
     done
-    lost=${lost:-${HOSTS[nodes[node]]}}
+    [[ -z $word ]] || lost=${lost:-${HOSTS[nodes[node]]}} # a node that dies leaves its last beat, a full disk nothing
     return 1
   done
 }
@@ -129,7 +130,7 @@ ask() {
   for name in "${@:2}"; do
     step=''
     [[ $1 != TERM ]] || kill -TERM "${PROCESS[$name]}" 2>/dev/null # no further life
-    read -r step <"$STATUS/$name.step"
+    { read -r step <"$STATUS/$name.step"; } 2>/dev/null # it may not be there yet
     if [[ -n $step ]]; then steps+=("$step"); elif [[ $1 == TERM ]]; then force "$name"; fi
   done
   ((${#steps[@]} == 0)) || aside timeout 20 scancel --signal="$1" "${steps[@]}"
