@@ -30,7 +30,11 @@ def launch(run: Run, **env: str) -> subprocess.Popen[str]:
 
 
 def finish(run: Run, limit: float = 30) -> int:
-    return launch(run).wait(limit)
+    shell = launch(run)
+    try:
+        return shell.wait(limit)
+    finally:
+        shell.kill()  # if it did not end; what it started notices and ends, too
 
 
 def processes(run: Run) -> list[str]:

@@ -23,6 +23,8 @@ def run(args: argparse.Namespace) -> int:
     from gangrun.views.logs import Merged, painter
 
     found = inputs.store_here().find(args.run)
+    if args.follow and args.attempt is not None:
+        raise UsageError("-f follows the newest attempt", way_out="leave --attempt out, or -f")
     if args.follow:
         project = inputs.project_here()
         follow_runs([found], lambda: inputs.states([found], project), role=args.role)

@@ -52,13 +52,16 @@ def follow_runs(
     """
     single = len(runs) == 1 and not quiet
     known: dict[str, str] = {}
+    lost: set[str] = set()
     with _screen(runs[0], role=role, quiet=not single) as show:
         pause, asked, now = FIRST, -LONGEST, list(states())
         while True:
             if not quiet:
                 _tell(now, known)
-            if all(state.final for state in now):
+            # A scheduler may fail to list a job once, so LOST counts only when it is said twice.
+            if all(state.final and (state.state != State.LOST or state.run in lost) for state in now):
                 break
+            lost = {state.run for state in now if state.state == State.LOST}
             asked = time.monotonic()
             while time.monotonic() - asked < pause:
                 show(final=False)
