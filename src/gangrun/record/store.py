@@ -24,6 +24,9 @@ _JOB = re.compile(r"(?:[1-9][0-9]*(?:[_+.][0-9]+)?|local-[0-9]+-[0-9]+)\Z")
 _SECOND = len("YYMMDD_HHMMSS")
 _NEAR = 5
 """Names shown where a name is ambiguous or unknown."""
+_ABANDONED = 3600.0
+"""Seconds after which a run directory that is not complete belongs to a process that was killed: making one takes
+milliseconds."""
 
 
 class Store:
@@ -62,6 +65,7 @@ class Store:
         draft: Path | None = None
         try:
             _make(folder, made)
+            _clear(folder, now)
             stamp, draft = self._reserve(folder, now, made)
             run = RunDir(folder / stamp)
             _write(draft / "spec.toml", _bytes(spec), 0o600)
@@ -203,6 +207,20 @@ class Store:
 
 def _draft(folder: Path, stamp: str) -> Path:
     return folder / f".{stamp}.new"
+
+
+def _clear(folder: Path, now: float) -> None:
+    """Removes the drafts of processes that were killed long ago."""
+    try:
+        drafts = [entry for entry in os.scandir(folder) if entry.name[0] == "." and entry.name.endswith(".new")]
+        old = [entry.path for entry in drafts if now - entry.stat().st_mtime > _ABANDONED]
+    except OSError:
+        return  # somebody else is removing them just now
+    if old:
+        import shutil
+
+        for path in old:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _bytes(text: str) -> bytes:

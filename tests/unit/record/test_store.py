@@ -62,6 +62,20 @@ def test_a_new_run_is_complete(store: Store) -> None:
     assert [path.name for path in run.path.parent.iterdir() if path.name.startswith(".")] == []
 
 
+def test_what_a_killed_process_left_goes_with_a_later_run(store: Store) -> None:
+    folder = create(store).path.parent
+    old, young = folder / ".261121_000000.new", folder / ".261121_000001.new"
+    for draft in (old, young):
+        draft.mkdir()
+        (draft / "spec.toml").write_text("half")
+    two_hours_ago = time.time() - 7200
+    os.utime(old, (two_hours_ago, two_hours_ago))
+    create(store)
+    assert not old.exists()
+    assert young.exists(), "another process may be at work on it"
+    assert len(list(store.runs())) == 2
+
+
 def test_only_the_owner_sees_a_run(store: Store) -> None:
     run = create(store)
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in [run.path, *run.path.iterdir()]}
