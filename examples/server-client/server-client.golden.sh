@@ -105,7 +105,7 @@ catch() {
 # start ROLE INDEX KIND [key=value...] [flags=N and N flags for srun] -- COMMAND...
 start() {
   local name=$1.$2 kind=$3 nodes='' gpus='' cpus='' tasks=1 restarts=0 ranks=0 master='' alone=1 node_cpus='' flags=0
-  local share='' address=''
+  local threads='' share='' address=''
   shift 3
   until [[ $1 == -- || $flags != 0 ]]; do
     local "$1"
@@ -113,6 +113,7 @@ start() {
   done
   ((ranks == 0)) || address=${HOSTS[${nodes%%,*}]}
   [[ -z $cpus ]] || share=$((cpus / tasks > 0 ? cpus / tasks : 1))
+  threads=${threads:-$share}
   IFS=, read -ra nodes <<<"$nodes"
   NAMES+=("$name") KIND[$name]=$kind NODES[$name]=${nodes[*]}
   [[ $kind != main ]] || ((++MAINS))
@@ -304,12 +305,12 @@ stop() {
 
 # --- beside each program, on its own node ----------------------------------------------------------------------------
 
-# task NAME GPUS CPUS MASTER_ADDR MASTER_PORT COMMAND...: one process of a replica, whose `rank`, `local_rank`, `world`
+# task NAME GPUS CPUS THREADS MASTER_ADDR MASTER_PORT COMMAND...: one process of a replica, whose `rank`, `local_rank`, `world`
 # and `node_rank` are set. The command runs in front, so that it has the signals and the end that it would have alone.
 task() {
-  local name=$1 gpus=$2 cpus=$3 address=$4 port=$5 status=$GANGRUN_RUN_DIR/attempts/$GANGRUN_ATTEMPT/status
+  local name=$1 gpus=$2 cpus=$3 threads=$4 address=$5 port=$6 status=$GANGRUN_RUN_DIR/attempts/$GANGRUN_ATTEMPT/status
   local token=$GANGRUN_JOB/$GANGRUN_ATTEMPT/$1/$rank/ stopped='' code variable given wanted picked index pipe='' beat
-  shift 5
+  shift 6
   trap 'stopped=yes' TERM
   trap : HUP INT USR1 USR2
   if ((local_rank == 0)); then
@@ -329,7 +330,7 @@ task() {
         for index in "${wanted[@]}"; do picked+=,${given[index]:-$index}; done
         ((${#given[@]} && ${#given[@]} == ${#wanted[@]})) || export "$variable=${picked#,}"
       done
-      [[ -z $cpus ]] || export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$cpus}"
+      [[ -z $threads ]] || export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$threads}"
       [[ -z $address ]] || export RANK="$rank" LOCAL_RANK="$local_rank" WORLD_SIZE="$world" NODE_RANK="$node_rank" \
         MASTER_ADDR="$address" MASTER_PORT="$port"
       export PYTHONUNBUFFERED="${PYTHONUNBUFFERED-1}" # or a log stays empty until its program ends
@@ -426,7 +427,7 @@ step() {
   : >"$STATUS/$name.step"
   srun --job-name="$name" --overlap -N "${#nodes[@]}" -n "$((${#nodes[@]} * tasks))" --ntasks-per-node="$tasks" \
     -w "${hosts#,}" --mem=0 --export=ALL --input=none --kill-on-bad-exit=1 "${extra[@]}" "${@:1:flags}" \
-    bash "$ATTEMPT_DIR/task.sh" "$name" "$gpus" "$share" "$address" "$master" "${@:flags+2}" \
+    bash "$ATTEMPT_DIR/task.sh" "$name" "$gpus" "$share" "$threads" "$address" "$master" "${@:flags+2}" \
     >>"$LOGS/$name.log" 2>>"$LOGS/$name.step.log"
   code=$?
   # When a node dies srun may say so, and may return 0 all the same.

@@ -420,6 +420,7 @@ def test_gpus_and_threads(tmp_path: Path) -> None:
                 f"start b 0 main nodes=1 gpus=0,2 cpus=1 tasks=4 -- bash -c {echo}",
                 f"start c 0 main nodes=1 -- bash -c {echo}",
                 f"start d 0 main nodes=1 cpus=8 -- env OMP_NUM_THREADS=3 bash -c {echo}",
+                f"start e 0 main nodes=1 cpus=8 threads=2 -- bash -c {echo}",
             ]
         ),
         begin="2 0",
@@ -429,6 +430,7 @@ def test_gpus_and_threads(tmp_path: Path) -> None:
     assert run.log("b.0") == "[4,6] 1\n" * 4
     assert run.log("c.0") == "[] unset\n"
     assert run.log("d.0") == "[] 3\n"
+    assert run.log("e.0") == "[] 2\n"
 
 
 def test_words_arrive_unchanged(tmp_path: Path) -> None:

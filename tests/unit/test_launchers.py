@@ -75,6 +75,12 @@ def test_torchrun_on_one_node_needs_no_port(resolved: Resolved) -> None:
     assert (replica.tasks, replica.ranks, replica.ports) == (1, False, ())
 
 
+def test_workers_of_torchrun_share_the_cpus(resolved: Resolved) -> None:
+    # torchrun keeps an OMP_NUM_THREADS that it finds; with all CPUs for each worker they would fight for them.
+    text = "launcher = {}\ncommand = ['x']\n[allocation]\ngpus = 4\ncpus = 30\n"
+    assert [only(resolved(text.format(one))).threads for one in ("'torchrun'", "'srun'", "'exec'")] == [7, 7, 30]
+
+
 def test_torchrun_on_several_meets_at_the_first(resolved: Resolved) -> None:
     replica = only(resolved(spec("'torchrun'", nodes=2, gpus=4)))
     assert replica.argv == (

@@ -30,7 +30,8 @@ def launch(seat: Seat) -> Launch:
             Word.of("--rdzv-id=", Var("job"), ".", Var("attempt"), f".{seat.role}.{seat.index}"),
         )
     count = Word.of(f"--nproc-per-node={seat.processes}")
-    return Launch((Word.of("torchrun"), *rendezvous, count, *flags(seat.options), *seat.command))
+    argv = (Word.of("torchrun"), *rendezvous, count, *flags(seat.options), *seat.command)
+    return Launch(argv, workers=seat.processes)
 
 
 def _check(seat: Seat) -> None:

@@ -122,6 +122,7 @@ class Composer:
             gpus=spot.gpus,
             cpus=spot.cpus,
             tasks=launch.tasks,
+            threads=max(spot.cpus // (launch.tasks * launch.workers), 1) if spot.cpus is not None else None,
             ranks=launch.ranks,
             argv=contained.argv,
             env=env,

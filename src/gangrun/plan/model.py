@@ -96,6 +96,8 @@ class Replica:
     """Flags for the step itself, as a container runtime may need them."""
     shares_gpus: bool = False
     """Whether its GPUs belong to the role that it runs beside."""
+    threads: int | None = None
+    """CPUs for each process in the end, workers of torchrun included: the default of OMP_NUM_THREADS."""
     alone: bool = True
     """Whether no other replica but sidecars uses its nodes."""
 

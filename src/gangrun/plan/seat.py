@@ -49,6 +49,8 @@ class Launch:
     """On how many of its nodes, from the first; None for all."""
     tasks: int = 1
     """How many processes the scheduler starts on each of these."""
+    workers: int = 1
+    """How many processes each of those becomes, as torchrun's agent does; they share its CPUs."""
     ranks: bool = False
     """Whether each gets RANK, LOCAL_RANK, WORLD_SIZE, NODE_RANK, MASTER_ADDR and MASTER_PORT."""
 

@@ -133,6 +133,7 @@ def _start(plan: Plan, replica: Replica) -> Iterator[str]:
         "gpus": ",".join(map(str, replica.gpus)),
         "cpus": replica.cpus,
         "tasks": replica.tasks if replica.tasks > 1 else None,
+        "threads": replica.threads if replica.cpus and replica.threads != replica.cpus // replica.tasks else None,
         "restarts": replica.restarts,
         "ranks": int(replica.ranks),
         "master": bash(Word((master,))) if master else None,

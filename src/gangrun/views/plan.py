@@ -71,6 +71,7 @@ def _replica_data(replica: Replica) -> dict[str, Any]:
         "alone": replica.alone,
         "cpus": replica.cpus,
         "tasks": replica.tasks,
+        "threads": replica.threads,
         "ranks": replica.ranks,
         "ports": {name: port.offset for name, port in replica.ports},
         "argv": [shown(word) for word in replica.argv],

@@ -297,6 +297,7 @@ def test_the_plan_as_data(resolved: Resolved) -> None:
         "alone": False,
         "cpus": 32,
         "tasks": 1,
+        "threads": 32,
         "ranks": False,
         "ports": {"http": 1},
         "argv": ["vllm", "serve", "some model"],

@@ -49,7 +49,7 @@ step() {
   : >"$STATUS/$name.step"
   srun --job-name="$name" --overlap -N "${#nodes[@]}" -n "$((${#nodes[@]} * tasks))" --ntasks-per-node="$tasks" \
     -w "${hosts#,}" --mem=0 --export=ALL --input=none --kill-on-bad-exit=1 "${extra[@]}" "${@:1:flags}" \
-    bash "$ATTEMPT_DIR/task.sh" "$name" "$gpus" "$share" "$address" "$master" "${@:flags+2}" \
+    bash "$ATTEMPT_DIR/task.sh" "$name" "$gpus" "$share" "$threads" "$address" "$master" "${@:flags+2}" \
     >>"$LOGS/$name.log" 2>>"$LOGS/$name.step.log"
   code=$?
   # When a node dies srun may say so, and may return 0 all the same.
