@@ -22,9 +22,9 @@ test: check slurm
 	pytest -m "slurm or torch"
 	@$(MAKE) --no-print-directory pythons
 
-## make quick    the tests without Slurm and torch, under 45 s
+## make quick    unit tests and golden scripts, under 45 s
 quick: .venv/.test
-	pytest -q -n 2 -m "not slurm and not torch"
+	pytest -q -n 2 -m "not slurm and not torch" tests/unit tests/golden
 
 ## make check    ruff, mypy, import-linter, shellcheck
 check: .venv/.test
