@@ -295,14 +295,17 @@ def test_profile_path_tells_the_truth(idle: Lab) -> None:
 
 
 def test_profile_path_is_not_fooled_by_dead_daemons_or_a_crash_of_up() -> None:
-    program = f"from gangrun.lab import Lab; Lab('{TESTC}').up(nodes=2, gpus=1, accounting=True)"
+    program = f"from gangrun.lab import Lab; Lab('{TESTC}').up(nodes=4, gpus=1, accounting=True)"
     for moment in ("lab.json", "run/mariadb.pid", "run/node1.pid"):
         building = subprocess.Popen([sys.executable, "-c", program])
-        until(lambda moment=moment: (Lab(TESTC).directory / moment).exists())
-        with pytest.raises(LabError, match="being built"):
-            Lab(TESTC).down()
-        building.kill()
-        building.wait()
+        try:
+            until(lambda moment=moment: (Lab(TESTC).directory / moment).exists())
+            building.send_signal(signal.SIGSTOP)  # or it may come to its end before we have looked
+            with pytest.raises(LabError, match="being built"):
+                Lab(TESTC).down()
+        finally:
+            building.kill()
+            building.wait()
         assert profile_path(TESTC) is None
         assert traces(TESTC) != NOTHING
         Lab(TESTC).down()

@@ -151,7 +151,7 @@ def test_one_bad_file_keeps_all_at_home(project: Project, lab: Lab) -> None:
     assert done.code == 2
     assert "experiments/some/bad.toml:1" in done.err
     assert not (project.dir / "outputs").exists()
-    assert queue(lab) == before
+    assert set(queue(lab)) <= set(before)  # Slurm forgets old jobs meanwhile
 
 
 def test_dry_run_sends_nothing(project: Project, lab: Lab) -> None:
@@ -161,7 +161,7 @@ def test_dry_run_sends_nothing(project: Project, lab: Lab) -> None:
     assert done.out.startswith("#!/usr/bin/env bash\n#SBATCH --job-name=dry_run_")
     assert "sbatch --parsable --nice=5" in done.out
     assert not (project.dir / "outputs").exists()
-    assert queue(lab) == before
+    assert set(queue(lab)) <= set(before)  # Slurm forgets old jobs meanwhile
 
 
 def test_flags_reach_slurm_and_the_users_win(project: Project, lab: Lab) -> None:
