@@ -200,7 +200,7 @@ tasks = 1
 command = ["bash", "-c", '''
 trap 'echo "bye from $SLURMD_NODENAME"; exit 0' TERM
 echo "$RANK/$WORLD_SIZE on $SLURMD_NODENAME in $SLURM_JOB_ID with $CUDA_VISIBLE_DEVICES"
-[ {run.name} = - ] || for i in $(seq 300); do sleep 0.2; done & wait $!
+for i in $(seq 300); do sleep 0.2; done
 exit 6''']
 """
 
@@ -254,6 +254,27 @@ def test_interrupting_run_cleans_up_every_host_of_the_allocation(project: Projec
     run = project.run()
     assert (run["state"], run["exit_code"]) == ("CANCELLED", 130)
     assert not run["failed"], "nobody is to blame for a Ctrl-C"
+
+
+def test_a_second_interrupt_ends_the_steps_of_the_allocation_at_once(project: Project, lab: Lab) -> None:
+    deaf = "trap '' TERM; echo up; while :; do sleep 0.2; done"
+    text = f'grace = 60\nlauncher = "srun"\ncommand = ["bash", "-c", """{deaf}"""]\n[allocation]\nnodes = 2\n'
+    project.write("experiments/held/run.toml", text)
+    started = in_allocation(project, "gangrun run experiments/held/run.toml; echo code=$?; sleep 30")
+    logs = wait_for(lambda: list(project.dir.glob("outputs/*/*/*/attempts/001/logs/main.0.log")))
+    wait_for(lambda: logs[0].read_text().count("up") == 2)
+    run = project.runs()[0]
+    (gangrun,) = [
+        int(line.split(":")[0]) for line in marked(f"PWD={project.dir}") if "gangrun run" in line and "-c" not in line
+    ]
+    os.kill(gangrun, signal.SIGINT)
+    wait_for(
+        lambda: "stopping" in (logs[0].parents[3] / "events.jsonl").read_text() or project.run()["cancel_requested"]
+    )
+    os.kill(gangrun, signal.SIGINT)
+    assert wait_for(lambda: not left(lab, run), 20)  # while the allocation itself goes on
+    started.kill()
+    assert wait_for(lambda: project.run()["state"] == "CANCELLED")
 
 
 def test_run_in_an_interactive_step(project: Project) -> None:

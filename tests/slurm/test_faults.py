@@ -97,9 +97,12 @@ tasks = 1
 command = ["bash", "-c", '''
 trap 'echo "bye from $RANK"; exit 3' TERM
 echo "here is $RANK"
-for i in $(seq 900); do sleep 0.2; done & wait''']
+for i in $(seq 900); do sleep 0.2; done''']
 """
-"""Two hosts, three minutes, a time limit of one, and a program that says goodbye."""
+"""Two hosts, three minutes, a time limit of one, and a program that says goodbye.
+
+It sleeps in front, not by `wait`: Slurm signals the processes of a step one after another, and a `wait` for one that
+was signalled first would be over before the trap."""
 
 
 @pytest.fixture(scope="module", autouse=True)
