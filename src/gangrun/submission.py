@@ -90,6 +90,14 @@ def start_here(run: RunDir) -> subprocess.Popen[bytes]:
     return process
 
 
+def end_steps(run: RunDir, scheduler: Scheduler) -> None:
+    """Ends the steps of a run whose script was killed inside an allocation that goes on."""
+    facts = run.facts()
+    steps = [replica.step for replica in (facts.replicas or {}).values() if replica.step] if facts else []
+    if steps:
+        scheduler.cancel(steps)
+
+
 def note_cancel(run: RunDir, job: str = "") -> None:
     """Records that somebody here wants a run to end, without which its end by a signal would count as a failure."""
     with suppress(RecordError):  # on a full disk a run must be cancelled all the same

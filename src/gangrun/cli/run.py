@@ -33,6 +33,12 @@ def run(args: argparse.Namespace) -> int:
         clusters.require_room(plan.allocation.nodes)
     started = submission.create(submission.store_of(experiment.project), experiment, plan, sys.argv)
     process = submission.start_here(started)
-    code = follow_process(started, process, quiet=args.quiet, stopping=lambda: submission.note_cancel(started))
+    code = follow_process(
+        started,
+        process,
+        quiet=args.quiet,
+        stopping=lambda: submission.note_cancel(started),
+        killing=lambda: submission.end_steps(started, clusters.scheduler_of(cluster)),
+    )
     inputs.states([started], experiment.project)  # puts the end on record
     return code

@@ -79,4 +79,4 @@ class Scheduler(Protocol):
         """The newest job under each of these names, as far as the scheduler still knows them."""
 
     def cancel(self, jobs: Sequence[str]) -> None:
-        """Asks for the end of these jobs; a job that has ended already is no error."""
+        """Asks for the end of these jobs, or of single steps `JOB.STEP`; what has ended already is no error."""

@@ -7,7 +7,7 @@ from calendar import timegm
 from collections.abc import Iterable, Iterator, Sequence
 from time import strptime
 
-_ID = re.compile(r"(\d+)(?:[_+].*)?")
+_ID = re.compile(r"(\d+)(?:[_+.].*)?")
 _PREFIX = re.compile(
     r"^(?:\S*\bs[a-z]+: )?(?:error: |fatal: )?"
     r"(?:slurm_\w+(?: error)?: ?|Batch job submission failed: |allocation failure: |Kill job error on job id \S+: )?"
@@ -42,7 +42,7 @@ def state(text: str) -> str:
 
 
 def job_base(job: str) -> str | None:
-    """`85` of `85`, `85_3`, `85_[2-3%1]` (array) and `85+1` (heterogeneous job); None for anything else."""
+    """`85` of `85`, `85_3`, `85_[2-3%1]` (array), `85+1` (heterogeneous job) and `85.0` (step), else None."""
     match = _ID.fullmatch(job.strip())
     return match.group(1) if match else None
 

@@ -29,12 +29,20 @@ MOST_ROWS = 16
 """Live lines shown at the most."""
 
 
-def follow_process(run: RunDir, process: subprocess.Popen[bytes], *, quiet: bool, stopping: Callable[[], None]) -> int:
+def follow_process(
+    run: RunDir,
+    process: subprocess.Popen[bytes],
+    *,
+    quiet: bool,
+    stopping: Callable[[], None],
+    killing: Callable[[], None],
+) -> int:
     """Follows a run started here to its end and returns its exit code.
 
-    Signals are passed on to its script; `stopping` is called before the first is.
+    Signals are passed on to its script; `stopping` is called before the first is, `killing` after a second Ctrl-C has
+    killed the script.
     """
-    with _passing_on(process, stopping), _screen(run, quiet=quiet) as show:
+    with _passing_on(process, stopping, killing), _screen(run, quiet=quiet) as show:
         while process.poll() is None:
             show(final=False)
             time.sleep(LOOK)
@@ -91,9 +99,11 @@ def _tell(states: Sequence[RunState], known: dict[str, str]) -> None:
 
 
 @contextmanager
-def _passing_on(process: subprocess.Popen[bytes], stopping: Callable[[], None]) -> Iterator[None]:
-    """Ctrl-C and friends go to the script, which stops what it started. A second Ctrl-C kills it; what it started
-    notices that within seconds and ends."""
+def _passing_on(
+    process: subprocess.Popen[bytes], stopping: Callable[[], None], killing: Callable[[], None]
+) -> Iterator[None]:
+    """Ctrl-C and friends go to the script, which stops what it started. A second Ctrl-C kills it; processes that it
+    started here notice that within seconds and end, and `killing` ends the steps of a held allocation."""
     received: list[int] = []
 
     def forward(number: int, _: FrameType | None) -> None:
@@ -105,6 +115,8 @@ def _passing_on(process: subprocess.Popen[bytes], stopping: Callable[[], None]) 
         again = received.count(signal.SIGINT) > 1
         print("gangrun: killing" if again else "gangrun: stopping, Ctrl-C again kills", file=sys.stderr, flush=True)
         process.send_signal(signal.SIGKILL if again else number)
+        if again:
+            killing()
 
     before = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     try:
