@@ -323,8 +323,12 @@ def finished(project: Project, done: Done) -> str:
     assert {replica["exit"] for replica in shown["replicas"].values()} == {0}
     assert re.search(rf"{run['run']} +COMPLETED +{run['job']} +local", project.ok("ls").out)
     assert "all mains exited 0" in project.ok("why").out
+    why = project.ok("why", "--json").data
+    assert (why["state"], why["why"][-1]) == ("COMPLETED", "all mains exited 0")
     printed = sorted(line.partition(" | ")[2] for line in done.out.splitlines())
     logged = project.ok("logs").out
+    lines = project.ok("logs", "--json").data
+    assert [f"{line['replica']} | {line['text']}" for line in lines] == logged.splitlines()
     assert sorted(line.partition(" | ")[2] for line in logged.splitlines()) == printed
     return logged
 

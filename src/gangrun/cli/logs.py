@@ -10,10 +10,11 @@ from gangrun.errors import UsageError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """RUN, -f, --role, --attempt."""
+    """RUN, -f, --role, --attempt, --json."""
     inputs.add_run(parser)
     parser.add_argument("-f", "--follow", action="store_true", help="go on until the run ends")
     parser.add_argument("--role", default="", metavar="ROLE[.INDEX]", help="only this role, or one replica of it")
+    inputs.add_json(parser)
     parser.add_argument("--attempt", type=int, metavar="N", help="an earlier attempt (default: the newest)")
 
 
@@ -23,8 +24,8 @@ def run(args: argparse.Namespace) -> int:
     from gangrun.views.logs import Merged, painter
 
     found = inputs.store_here().find(args.run)
-    if args.follow and args.attempt is not None:
-        raise UsageError("-f follows the newest attempt", way_out="leave --attempt out, or -f")
+    if args.follow and (args.attempt is not None or args.json):
+        raise UsageError("-f follows the newest attempt, as text", way_out="leave --attempt and --json out, or -f")
     if args.follow:
         project = inputs.project_here()
         follow_runs([found], lambda: inputs.states([found], project), role=args.role)
@@ -39,6 +40,11 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(
             f"{found.run_id} has no log of {args.role!r}", way_out=f"there are {', '.join(there) or 'none'}"
         )
+    if args.json:
+        from gangrun.views.terminal import print_json
+
+        print_json([{"replica": line.source, "text": line.text} for line in merged.lines(final=True)])
+        return 0
     paint = painter(colour=sys.stdout.isatty())
     for line in merged.lines(final=True):
         print(paint(line))

@@ -8,8 +8,9 @@ from gangrun.cli import inputs
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """RUN."""
+    """RUN, --json."""
     inputs.add_run(parser)
+    inputs.add_json(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -18,5 +19,11 @@ def run(args: argparse.Namespace) -> int:
 
     found = inputs.store_here().find(args.run)
     state = inputs.states([found], inputs.project_here())[0]
-    print("\n".join(answer(found, state, found.facts())))
+    lines = answer(found, state, found.facts())
+    if args.json:
+        from gangrun.views.terminal import print_json
+
+        print_json({"run": state.run, "state": state.state, "why": lines})
+    else:
+        print("\n".join(lines))
     return 0

@@ -24,6 +24,7 @@ from gangrun.record.events import (
     decode_all,
     process_start,
 )
+from gangrun.record.facts import AttemptFacts
 from gangrun.record.rundir import RunDir
 from gangrun.record.state import PROOF, History, RunState, State, fold_history, history
 from gangrun.scheduler.model import Scheduler, Status
@@ -240,11 +241,11 @@ def _fold(one: _Run, now: float) -> RunState:
     if told.job and one.answered and state.final and (facts is not None or not proven):
         if facts is not None and state.exit_code != 0:
             state = fold_history(one.run, told, one.run.facts(facts.number), status, now)
-        _keep(one, state, now)
+        _keep(one, state, facts, now)
     return replace(state, note=one.note) if one.note else state
 
 
-def _keep(one: _Run, state: RunState, now: float) -> None:
+def _keep(one: _Run, state: RunState, facts: AttemptFacts | None, now: float) -> None:
     """Records how the job ended, unless that is recorded or not yet certain."""
     told, old = one.told, one.told.observed
     if one.status is not None and one.status.final:
@@ -252,7 +253,7 @@ def _keep(one: _Run, state: RunState, now: float) -> None:
     elif old is not None and old.state != State.LOST:
         word = old.state
     else:
-        word = _word(state)
+        word = (facts.ended_as if facts else "") or _word(state)
         signs = [told.submitted, state.started, state.ended]
         quiet = now - max((sign for sign in signs if sign is not None), default=0.0)
         if not (told.local or state.exit_code == 0 or state.cause in PROOF or quiet > RECORD_DECIDES):

@@ -29,6 +29,7 @@ from gangrun.record.facts import (
     parse_beat,
     parse_cause,
     parse_code,
+    parse_end,
     parse_first,
     parse_lives,
     parse_start,
@@ -254,7 +255,9 @@ class RunDir:
         known = _replicas(status) if replicas else None
         if not begin and not code and not known and not Path(folder).is_dir():
             return None
-        code_value = parse_code(code)
+        code_value, reason = parse_code(code), parse_cause(cause)
+        # Only of an end that the script did not choose can Slurm know more.
+        unsure = code_value is None or (reason is not None and reason.kind == "signal")
         return AttemptFacts(
             number,
             started=started,
@@ -263,7 +266,8 @@ class RunDir:
             port_base=port_base,
             exit=code_value,
             ended=ended if code_value is not None else None,
-            cause=parse_cause(cause),
+            cause=reason,
+            ended_as=parse_end(_end_of(f"{self.dir}/job.log"), started) if unsure else "",
             replicas=known,
         )
 
@@ -302,6 +306,16 @@ def _read(path: str) -> tuple[str, float | None]:
     if not text.isprintable():
         text = "".join(letter if letter.isprintable() or letter == "\n" else " " for letter in text)
     return text, facts.st_mtime
+
+
+def _end_of(path: str) -> str:
+    """The last 4 kB of a log; empty where there is none."""
+    try:
+        with Path(path).open("rb") as log:
+            log.seek(max(log.seek(0, os.SEEK_END) - 4096, 0))
+            return log.read().decode("utf-8", "replace")
+    except OSError:
+        return ""
 
 
 def _replicas(status: str) -> dict[str, ReplicaFacts]:

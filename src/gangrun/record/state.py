@@ -227,7 +227,7 @@ def fold_history(
     elif not told.job:
         return fixed.state(_unsent(told), reason=told.reason, stale=not answered and told.refused is None)
     elif facts is not None and facts.exit is not None:
-        end = _End(State.COMPLETED if facts.exit == 0 else State.FAILED, facts.exit)
+        end = _End(State.COMPLETED if facts.exit == 0 else facts.ended_as or State.FAILED, facts.exit)
         # A preempted job has written a code and is queued again; only one that ended well cannot be.
         stale = not answered and facts.exit != 0 and not told.local
     elif not answered or (told.submitted is not None and now - told.submitted < BECOMES_VISIBLE and not told.local):
@@ -238,7 +238,7 @@ def fold_history(
             stale=not answered,
         )
     else:
-        end = _End(State.LOST, None)
+        end = _End((facts.ended_as if facts else "") or State.LOST, None)
     return _ended(fixed, told, facts, end, stale=stale)
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -139,6 +140,35 @@ def test_a_start_cut_at_any_byte(new_run: Callable[..., RunDir], job_files) -> N
         assert facts is not None
         assert "12345".startswith(facts.job)
         assert all("node1 node2".find(host) >= 0 for host in facts.hosts)
+
+
+@pytest.mark.parametrize(
+    ("line", "state"),
+    [
+        ("slurmstepd-n1: error: *** JOB 12 ON n1 CANCELLED AT {} DUE TO TIME LIMIT ***", "TIMEOUT"),
+        ("slurmstepd: error: *** JOB 12 ON n1 CANCELLED AT {} DUE TO PREEMPTION ***", "PREEMPTED"),
+        ("[2026-11-21T10:00:00] error: *** JOB 12 ON n1 CANCELLED AT {} ***", "CANCELLED"),
+        ("slurmstepd: error: *** JOB 12 ON n1 CANCELLED AT {} DUE TO JOB REQUEUE ***", ""),
+        ("slurmstepd: error: *** STEP 12.0 ON n1 CANCELLED AT {} ***", ""),
+        ("gangrun: signal TERM", ""),
+    ],
+)
+def test_slurms_word_on_the_end(new_run: Callable[..., RunDir], job_files, line: str, state: str) -> None:
+    run = new_run()
+    began = 1_700_000_000.0
+    job_files(run).start(when=began)
+
+    def at(when: float) -> str:
+        return line.format(time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(when))) + "\n"
+
+    run.job_log.write_text("x" * 10000 + "\n" + at(began + 60))
+    facts = run.facts()
+    assert facts is not None
+    assert facts.ended_as == state
+    run.job_log.write_text(at(began - 60))  # of an earlier life
+    facts = run.facts()
+    assert facts is not None
+    assert not facts.ended_as
 
 
 def test_what_is_no_plain_file_hangs_nobody(new_run: Callable[..., RunDir], job_files) -> None:

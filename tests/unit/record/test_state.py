@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 
@@ -266,6 +266,13 @@ def test_a_state_of_a_later_slurm_passes_through_as_alive() -> None:
 def test_slurm_tidying_up_does_not_keep_a_run_alive(facts: AttemptFacts, state: str, code: int | None) -> None:
     seen = fold(RUN, SENT, facts, says("COMPLETING", nodes="n[0-1]"), NOW)
     assert (seen.state, seen.exit_code, seen.stale) == (state, code, False)
+
+
+@pytest.mark.parametrize("code", [143, None], ids=["it could write its code", "it was killed first"])
+def test_slurms_own_word_in_the_log_outlives_its_memory(code: int | None) -> None:
+    facts = replace(ran(code, TERM if code else None), ended_as="TIMEOUT")
+    seen = fold(RUN, SENT, facts, None, NOW)
+    assert (seen.state, seen.exit_code) == ("TIMEOUT", code)
 
 
 def test_an_estimate_is_no_start() -> None:
