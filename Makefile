@@ -12,7 +12,7 @@ help:
 
 ## make demo     train a small model with gangrun on this machine, no Slurm, and show the result
 demo: .venv/.demo
-	gangrun plan examples/quickstart/quickstart.toml
+	gangrun plan examples/quickstart/quickstart.toml --cluster local
 	gangrun run examples/quickstart/quickstart.toml
 	gangrun show latest
 
