@@ -260,7 +260,9 @@ def test_a_second_interrupt_ends_the_steps_of_the_allocation_at_once(project: Pr
     deaf = "trap '' TERM; echo up; while :; do sleep 0.2; done"
     text = f'grace = 60\nlauncher = "srun"\ncommand = ["bash", "-c", """{deaf}"""]\n[allocation]\nnodes = 2\n'
     project.write("experiments/held/run.toml", text)
-    started = in_allocation(project, "gangrun run experiments/held/run.toml; exec sleep 40 >/dev/null 2>&1")
+    started = in_allocation(
+        project, "gangrun run experiments/held/run.toml; echo code=$?; until [ -e go ]; do sleep 0.1; done"
+    )
     logs = wait_for(lambda: list(project.dir.glob("outputs/*/*/*/attempts/001/logs/main.0.log")))
     wait_for(lambda: logs[0].read_text().count("up") == 2)
     run = project.runs()[0]
@@ -271,8 +273,9 @@ def test_a_second_interrupt_ends_the_steps_of_the_allocation_at_once(project: Pr
     wait_for(lambda: project.run()["cancel_requested"])
     os.kill(gangrun, signal.SIGINT)
     assert wait_for(lambda: not left(lab, run), 20)  # while the allocation itself goes on
-    started.kill()
-    assert wait_for(lambda: project.run()["state"] == "CANCELLED")
+    (project.dir / "go").touch()
+    assert "code=137" in started.done(30).out
+    assert project.run()["state"] == "CANCELLED"
 
 
 def test_run_in_an_interactive_step(project: Project) -> None:
