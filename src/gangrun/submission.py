@@ -17,11 +17,12 @@ from typing import Any
 import tomli_w
 
 import gangrun
+from gangrun import node
 from gangrun.errors import RecordError, Rejected, SchedulerError
 from gangrun.plan.model import Plan
 from gangrun.project import OUTPUTS
 from gangrun.record import events
-from gangrun.record.rundir import RunDir
+from gangrun.record.rundir import NODE, RunDir
 from gangrun.record.store import Store
 from gangrun.scheduler.local import foreground, job_id
 from gangrun.scheduler.model import Scheduler, Submission
@@ -52,6 +53,7 @@ def create(store: Store, experiment: Experiment, plan: Plan, argv: Sequence[str]
             host=os.uname().nodename,
             user=getpass.getuser(),
         ),
+        files={f"{NODE}/{name}": node.source(name) for name in plan.programs},
     )
 
 

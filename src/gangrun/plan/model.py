@@ -147,5 +147,7 @@ class Plan:
     """Seconds between asking a replica to stop and making it."""
     template: str | None = None
     """Path of the user's own script template."""
+    programs: tuple[str, ...] = ()
+    """Files of `gangrun.node` that the job runs; they are packed into the run directory."""
     notes: tuple[str, ...] = ()
     """What a reader of the plan should know, such as a flag that the site forbids and that is left out."""

@@ -4,7 +4,7 @@
 
     <outputs>/<experiment>/<step>/latest -> 260131_154500
     <outputs>/<experiment>/<step>/260131_154500/
-        spec.toml  script.sh  commit.txt  diff.patch  events.jsonl  job.log
+        spec.toml  script.sh  commit.txt  diff.patch  events.jsonl  job.log  node/
         attempts/latest -> 001
         attempts/001/logs/trainer.0.log  trainer.0.step.log
         attempts/001/status/trainer.0.exit  .lives  .first  .step  .0.beat     run.start  run.exit  run.cause
@@ -38,6 +38,8 @@ from gangrun.record.words import refusal
 
 EVENTS = "events.jsonl"
 LATEST = "latest"
+NODE = "node"
+"""Directory of the Python programs that the job runs."""
 
 _LARGEST = 1 << 20
 """Bytes read of one small file of the job. None of them is near it unless something wrote garbage."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from itertools import takewhile
 from pathlib import Path
@@ -47,11 +47,13 @@ class Store:
         script: Callable[[RunDir], str],
         project: str | os.PathLike[str],
         created: Created,
+        files: Mapping[str, bytes] = {},
     ) -> RunDir:
         """Makes a run directory with all that is known before anything is sent.
 
         `script` gives the batch script's text once the run's id and paths are known; `project` is the directory whose
-        git state is kept, asked once per Store; `created` becomes the first event, with commit and time added here.
+        git state is kept, asked once per Store; `created` becomes the first event, with commit and time added here;
+        `files` are any others by their path in the run directory.
         The directory shows under its name when it is complete and not before. Raises InputError where the names make
         no run id, RecordError where the directory cannot be written; then nothing of it is left.
         """
@@ -73,6 +75,9 @@ class Store:
             _write(draft / "commit.txt", _bytes(source.describe()), 0o600)
             if source.diff:
                 _write(draft / "diff.patch", source.diff, 0o600)
+            for name, data in files.items():
+                (draft / name).parent.mkdir(parents=True, exist_ok=True)
+                _write(draft / name, data, 0o600)
             _write(draft / EVENTS, encode(event), 0o600)
             draft.rename(run.path)
             self._used.add(run.path)

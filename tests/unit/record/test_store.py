@@ -62,6 +62,12 @@ def test_a_new_run_is_complete(store: Store) -> None:
     assert [path.name for path in run.path.parent.iterdir() if path.name.startswith(".")] == []
 
 
+def test_other_files_come_with_it(store: Store) -> None:
+    run = create(store, files={"node/pool.py": b"print()\n", "items.jsonl": b"{}\n"})
+    assert (run.path / "node" / "pool.py").read_bytes() == b"print()\n"
+    assert (run.path / "items.jsonl").read_bytes() == b"{}\n"
+
+
 def test_what_a_killed_process_left_goes_with_a_later_run(store: Store) -> None:
     folder = create(store).path.parent
     old, young = folder / ".261121_000000.new", folder / ".261121_000001.new"
