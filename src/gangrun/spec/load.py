@@ -87,23 +87,44 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
     Raises SpecError with every problem found, each with file, line and key.
     """
     file = Path(path)
-    values, sources = _read_with_bases(file, ())
+    values, lines = toml.read(file)
+    return experiment_of(values, file, {key: Source(str(file), line) for key, line in lines.items()}, overrides)
+
+
+def experiment_of(
+    values: Table,
+    file: str | Path,
+    sources: Mapping[Key, Source] | None = None,
+    overrides: Sequence[str] = (),
+    *,
+    project: Path | None = None,
+) -> Experiment:
+    """The experiment of values that stand in no experiment file, or not as such: what a recipe ends in.
+
+    `values` are what an experiment file would hold. `file` stands for it: what the user named, for errors and the
+    record; its name and folder name the step and the experiment where the values do not, and relative paths start in
+    that folder. `sources` says where each key was written, `Source("--flag")` or a file's line; a problem of a key that
+    is not there is told with the nearest enclosing one, else with `file`. `project` is the root, where that is not the
+    one around `file`. Raises SpecError with every problem found.
+    """
+    file = Path(file)
+    values, found = _with_bases(values, dict(sources or {}), file, (file.resolve(),))
     for override in overrides:
         key, given = _override(override)
         # A table that only the command line has is its own, too, should it be one that nobody knows.
         origins = {key[:end]: Source("--set") for end in ([len(key)] if key[0] in values else range(1, len(key) + 1))}
-        values, sources = _merge(values, sources, *_spread(_nest(key, given), origins))
-    sources[()] = Source(str(file))
+        values, found = _merge(values, found, *_spread(_nest(key, given), origins))
+    found[()] = Source(str(file))
     values = _settled(values, str(file.absolute().parent))
-    spec = validated(Spec, values, sources, str(file))
+    spec = validated(Spec, values, found, str(file))
     seeded = _SEEDED.fullmatch(file.stem)
     seed = spec.seed if spec.seed is not None else int(seeded["seed"]) if seeded else None
     absolute = file.absolute()
-    project = project_root(absolute.parent)
+    project = project or project_root(absolute.parent)
     return Experiment(
         spec=spec,
         values=values,
-        sources=sources,
+        sources=found,
         file=absolute,
         project=project,
         experiment=spec.experiment or absolute.resolve().parent.name,
@@ -157,13 +178,15 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f"did you mean {close[0]!r}?" if close else ""
 
 
-def _read_with_bases(file: Path, stack: tuple[Path, ...]) -> tuple[Table, dict[Key, Source]]:
-    resolved = file.resolve()
-    stack = (*stack, resolved)
-    own, lines = toml.read(file)
-    for key in _PATHS:
-        if isinstance(own.get(key), str):
-            own[key] = os.path.normpath(resolved.parent / _home(own[key]))
+def _with_bases(
+    own: Table, own_sources: dict[Key, Source], file: Path, stack: tuple[Path, ...]
+) -> tuple[Table, dict[Key, Source]]:
+    """The values of a file over those of the files that it extends; `stack` is how one came here, this file last."""
+    folder = stack[-1].parent
+    own = {
+        key: os.path.normpath(folder / _home(value)) if key in _PATHS and isinstance(value, str) else value
+        for key, value in own.items()
+    }
     named = own.get("extends", [])
     bases = [named] if isinstance(named, str) else named
     values: Table = {}
@@ -172,15 +195,16 @@ def _read_with_bases(file: Path, stack: tuple[Path, ...]) -> tuple[Table, dict[K
         if not isinstance(base, str):
             continue  # validation says what is wrong with it
         target = file.parent / _home(base)
-        line = lines.get(("extends",), 0)
+        line = own_sources.get(("extends",), Source()).line
         if not target.is_file():
             raise SpecError([Problem("extends", f"no such file: {target}", str(file), line)])
         if (again := target.resolve()) in stack:
             chain = " → ".join(_shown(one) for one in (*stack[stack.index(again) :], again))
             raise SpecError([Problem("extends", f"files extend each other in a circle: {chain}", str(file), line)])
-        values, sources = _merge(values, sources, *_read_with_bases(target, stack))
-    found = {key: Source(str(file), line) for key, line in lines.items()}
-    return _merge(values, sources, *_spread(own, found))
+        below, lines = toml.read(target)
+        found = {key: Source(str(target), line) for key, line in lines.items()}
+        values, sources = _merge(values, sources, *_with_bases(below, found, target, (*stack, again)))
+    return _merge(values, sources, *_spread(own, own_sources))
 
 
 def _settled(values: Table, folder: str) -> Table:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from gangrun.errors import SpecError, UsageError
-from gangrun.spec.load import Source, load, project_root
+from gangrun.spec.load import Source, experiment_of, load, project_root
 
 Write = Callable[..., Path]
 
@@ -343,3 +343,30 @@ def test_the_projects_environment_is_taken_where_none_is_active(write: Write, mo
     assert load(file).venv == Path.cwd() / ".venv"
     monkeypatch.setenv("CONDA_PREFIX", "/opt/conda")
     assert load(file).venv is None
+
+
+# ---- from values
+
+
+def test_values_with_their_places_are_an_experiment(write: Write, tmp_path: Path) -> None:
+    write("[allocation]\ntime = '1h'\n", "job/base.toml")
+    values = {"command": ["train"], "extends": "base.toml", "allocation": {"nodes": 2}, "template": "t.j2"}
+    sources = {("command",): Source("--command"), ("allocation", "nodes"): Source("job/rl.toml", 7, "num_nodes")}
+    experiment = experiment_of(values, "job/rl_3.toml", sources, ["seed=4"], project=tmp_path / "job")
+    assert (experiment.experiment, experiment.step, experiment.seed) == ("job", "rl_3", 4)
+    assert (experiment.file, experiment.project) == (tmp_path / "job/rl_3.toml", tmp_path / "job")
+    assert experiment.spec.roles["main"].command == ("train",)
+    assert (experiment.spec.allocation.time, experiment.spec.template) == (3600, str(tmp_path / "job/t.j2"))
+    assert str(experiment.origin("roles", "main", "command")) == "--command"
+    assert str(experiment.problem(("allocation", "nodes"), "no")) == "job/rl.toml:7: num_nodes: no"
+
+
+def test_a_problem_of_a_value_is_told_where_it_was_said() -> None:
+    values = {"command": "train.py", "seed": -1, "grace": "long"}
+    sources = {("command",): Source("--command"), ("seed",): Source("job.sh", 3, "SEED")}
+    with pytest.raises(SpecError) as caught:
+        experiment_of(values, "job.sh", sources)
+    command, grace, seed = sorted(str(problem) for problem in caught.value.problems)
+    assert command.startswith("--command: command: a command is a list of words")
+    assert grace.startswith("job.sh: grace: 'long' is no duration")
+    assert seed == "job.sh:3: SEED: should be greater than or equal to 0, not -1"
