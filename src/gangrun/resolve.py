@@ -39,14 +39,14 @@ def resolve(experiment: Experiment, cluster: Cluster) -> plan.Plan:
         composer = Composer(experiment, cluster, roles, seated)
         for name in order:
             composer.texts(name, 0)
-        composer.environment()
+        composer.environment(), composer.files(), composer.variables()
         for misfit in misfits:
             key = ("roles", misfit.role, *misfit.key.split())
             composer.problems.append(experiment.problem(key, misfit.what, misfit.way_out))
         raise PlacementError(experiment.in_order(composer.problems))
     composer = Composer(experiment, cluster, roles, spots)
     replicas = tuple(replica for name in order for replica in composer.replicas(name))
-    env = composer.environment()
+    env, files, variables = composer.environment(), composer.files(), composer.variables()
     if composer.problems:
         raise SpecError(experiment.in_order(composer.problems))
     spec = experiment.spec
@@ -66,6 +66,8 @@ def resolve(experiment: Experiment, cluster: Cluster) -> plan.Plan:
         workdir=spec.workdir or str(experiment.project),
         grace=spec.grace,
         template=spec.template,
+        variables=variables,
+        files=files,
         notes=(*notes, *composer.notes),
     )
 

@@ -11,6 +11,7 @@ import os
 import subprocess
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,14 @@ import tomli_w
 import gangrun
 from gangrun import node
 from gangrun.errors import RecordError, Rejected, SchedulerError
-from gangrun.plan.model import Plan
+from gangrun.plan.model import Plan, Word
 from gangrun.project import OUTPUTS
 from gangrun.record import events
 from gangrun.record.rundir import NODE, RunDir
 from gangrun.record.store import Store
 from gangrun.scheduler.local import foreground, job_id
 from gangrun.scheduler.model import Scheduler, Submission
+from gangrun.script.quote import known_text
 from gangrun.script.render import render
 from gangrun.spec.load import Experiment
 from gangrun.spec.profile import LOCAL
@@ -53,8 +55,15 @@ def create(store: Store, experiment: Experiment, plan: Plan, argv: Sequence[str]
             host=os.uname().nodename,
             user=getpass.getuser(),
         ),
-        files={f"{NODE}/{name}": node.source(name) for name in plan.programs},
+        files={
+            **{f"{NODE}/{name}": node.source(name) for name in plan.programs},
+            **{name: partial(_content, word) for name, word in plan.files},
+        },
     )
+
+
+def _content(word: Word, run: RunDir) -> bytes:
+    return known_text(word, run.run_id, run.dir).encode("utf-8", "surrogateescape")
 
 
 def resolved(experiment: Experiment, cluster: str) -> str:

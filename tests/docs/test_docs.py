@@ -264,7 +264,8 @@ def test_every_reference_is_listed(tmp_path: Path) -> None:
     listed = {code(row[0]).strip("{}") for row in page("docs/experiment-file.md").table("References")}
     assert {"seed", "run.dir"} <= known
     assert known <= listed
-    assert {"ROLE.host", "ROLE.port.NAME", "ROLE.addresses.NAME", "self.host", "self.port.NAME"} == listed - known
+    of_roles = {"ROLE.host", "ROLE.port.NAME", "ROLE.1.host", "ROLE.1.port.NAME", "ROLE.addresses.NAME"}
+    assert {*of_roles, "self.host", "self.port.NAME"} == listed - known
 
 
 def test_every_event_is_listed_with_its_fields() -> None:

@@ -12,7 +12,7 @@ from gangrun.errors import PlacementError, SpecError
 from gangrun.plan.batch import clock
 from gangrun.plan.model import Host, Plan, Port, Ready, Replica, Var, Word
 from gangrun.resolve import resolve
-from gangrun.script.quote import shown
+from gangrun.script.quote import known_text, shown
 from gangrun.spec.load import load
 from gangrun.spec.profile import load_cluster
 
@@ -544,3 +544,44 @@ def test_a_problem_of_a_base_is_told_there(refused: Refused, write: Write) -> No
     assert refused("extends = '../base.toml'\n")[0].startswith(
         "exp/../base.toml:2: roles.a.command[1]: unknown reference"
     )
+
+
+# ---- files for the run's directory, values for a template
+
+
+WITH_FILES = """
+command = ["x"]
+seed = 3
+[files]
+"configs/a.toml" = "out = '{run.dir}'\\nseed = {seed}\\nenv = {{ a = 1 }}\\n"
+[variables]
+job_name = "j{seed}"
+output_dir = "{run.dir}"
+nodes = 4
+offline = false
+"""
+
+
+def test_files_and_variables_know_the_run_and_no_job(resolved: Resolved) -> None:
+    plan = resolved(WITH_FILES)
+    assert [(name, known_text(word, "e_s_1", "/out/$x")) for name, word in plan.files] == [
+        ("configs/a.toml", "out = '/out/$x'\nseed = 3\nenv = { a = 1 }\n")
+    ]
+    values = [known_text(value, "e", "/out") if isinstance(value, Word) else value for _, value in plan.variables]
+    assert values == ["j3", "/out", 4, False]
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ('files = { a = "{main.host}" }', "1: files.a: unknown reference {main.host}; there are"),
+        ('variables = { a = "{index}" }', "1: variables.a: unknown reference {index}; there are"),
+        ('files = { "../a" = "" }', "1: files.../a: is no path in the run's directory: write 'configs/model.toml'"),
+        ('files = { "/a" = "" }', "1: files./a: is no path in the run's directory"),
+        ('files = { "spec.toml" = "" }', "1: files.spec.toml: is the record's own: 'spec.toml' in the run's directory"),
+        ("files = { a = 1 }", "1: files.a: should be text, in quotes, not 1"),
+        ("variables = { a = [1] }", "1: variables.a: is text, a number, true or false"),
+    ],
+)
+def test_files_and_variables_that_cannot_be(text: str, what: str, refused: Refused) -> None:
+    assert refused(f"{text}\ncommand = ['x']\n")[0].startswith(f"exp/step.toml:{what}")

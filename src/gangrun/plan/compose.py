@@ -68,7 +68,9 @@ class Composer:
     def _address(self, role: str, index: int) -> Address:
         return Address(plan.Host(self.spots[role][index].nodes[0]), self.ports[role, index].get)
 
-    def _scope(self, role: str = "", index: int = 0) -> Scope:
+    def _scope(self, role: str = "", index: int = 0, *, before: bool = False) -> Scope:
+        """What the texts of a replica may refer to, those of the whole experiment, or those that are needed before
+        the job runs, when there are neither hosts nor ports."""
         facts: dict[str, plan.Part] = {
             "run.dir": plan.Var("run_dir"),
             "run.name": plan.Var("run_name"),
@@ -77,7 +79,7 @@ class Composer:
         if self.experiment.seed is not None:
             facts["seed"] = str(self.experiment.seed)
         if not role:
-            return Scope(self.addresses, facts)
+            return Scope({} if before else self.addresses, facts)
         facts.update({"index": str(index), "count": str(len(self.spots[role]))})
         return Scope(self.addresses, facts, self.addresses[role][index])
 
@@ -93,6 +95,21 @@ class Composer:
         values = {**self.cluster.profile.env, **self.experiment.spec.env}
         scope = self._scope()
         return tuple((name, self._word(value, scope, ("env", name))) for name, value in values.items())
+
+    def files(self) -> tuple[tuple[str, plan.Word], ...]:
+        """The files for the run's directory."""
+        scope = self._scope(before=True)
+        return tuple(
+            (name, self._word(text, scope, ("files", name))) for name, text in self.experiment.spec.files.items()
+        )
+
+    def variables(self) -> tuple[tuple[str, plan.Word | int | float | bool], ...]:
+        """The values for a template of the user's own."""
+        scope = self._scope(before=True)
+        return tuple(
+            (name, self._word(value, scope, ("variables", name)) if isinstance(value, str) else value)
+            for name, value in self.experiment.spec.variables.items()
+        )
 
     def replicas(self, name: str) -> list[plan.Replica]:
         """The role's replicas in order."""

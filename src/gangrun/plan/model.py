@@ -147,6 +147,11 @@ class Plan:
     """Seconds between asking a replica to stop and making it."""
     template: str | None = None
     """Path of the user's own script template."""
+    variables: tuple[tuple[str, Word | int | float | bool], ...] = ()
+    """What that template may use besides what every template gets."""
+    files: tuple[tuple[str, Word], ...] = ()
+    """Text files for the run's directory, by their path in it; of references only those that are known when it is
+    made: `Var` of the run's name and directory."""
     programs: tuple[str, ...] = ()
     """Files of `gangrun.node` that the job runs; they are packed into the run directory."""
     notes: tuple[str, ...] = ()

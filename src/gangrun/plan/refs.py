@@ -2,8 +2,9 @@
 
 Known references:
 `{index}` `{count}` (this replica's number, and how many the role has) · `{self.host}` `{self.port.NAME}` ·
-`{ROLE.host}` `{ROLE.port.NAME}` (of the role's first replica) · `{ROLE.addresses.NAME}` (host:port of all its
-replicas, with commas) · `{run.dir}` `{run.name}` · `{seed}` · `{file.dir}` (the folder of the experiment file).
+`{ROLE.host}` `{ROLE.port.NAME}` (of the role's first replica) · `{ROLE.1.host}` `{ROLE.1.port.NAME}` (of another) ·
+`{ROLE.addresses.NAME}` (host:port of all its replicas, with commas) · `{run.dir}` `{run.name}` · `{seed}` ·
+`{file.dir}` (the folder of the experiment file).
 """
 
 from __future__ import annotations
@@ -74,6 +75,11 @@ def _resolve(name: str, scope: Scope) -> Sequence[Part]:
         hint = nearest(name, scope.facts) or nearest(owner, scope.roles)
         hint = f"{hint} " if hint else ""
         raise UnknownReferenceError(f"unknown reference {{{name}}}; {hint}{_known(scope)}; {_BRACES}")
+    if what.isascii() and what.isdigit():
+        if int(what) >= len(addresses):
+            raise UnknownReferenceError(f"{{{name}}}: {owner!r} has {len(addresses)} replicas, numbered from 0")
+        addresses, rest = [addresses[int(what)]], port
+        what, _, port = rest.partition(".")
     if rest == "host":
         return [addresses[0].host]
     if what == "port" and (found := addresses[0].port(port)):

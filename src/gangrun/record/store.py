@@ -47,13 +47,13 @@ class Store:
         script: Callable[[RunDir], str],
         project: str | os.PathLike[str],
         created: Created,
-        files: Mapping[str, bytes] = {},
+        files: Mapping[str, bytes | Callable[[RunDir], bytes]] = {},
     ) -> RunDir:
         """Makes a run directory with all that is known before anything is sent.
 
         `script` gives the batch script's text once the run's id and paths are known; `project` is the directory whose
         git state is kept, asked once per Store; `created` becomes the first event, with commit and time added here;
-        `files` are any others by their path in the run directory.
+        `files` are any others by their path in the run directory, their content or what gives it as `script` does.
         The directory shows under its name when it is complete and not before. Raises InputError where the names make
         no run id, RecordError where the directory cannot be written; then nothing of it is left.
         """
@@ -77,7 +77,7 @@ class Store:
                 _write(draft / "diff.patch", source.diff, 0o600)
             for name, data in files.items():
                 (draft / name).parent.mkdir(parents=True, exist_ok=True)
-                _write(draft / name, data, 0o600)
+                _write(draft / name, data if isinstance(data, bytes) else data(run), 0o600)
             _write(draft / EVENTS, encode(event), 0o600)
             draft.rename(run.path)
             self._used.add(run.path)

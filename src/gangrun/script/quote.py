@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from gangrun.errors import InputError
-from gangrun.plan.model import Host, Part, Port, Word
+from gangrun.plan.model import Host, Part, Port, Var, Word
 
 _PLAIN = re.compile(r"[A-Za-z0-9_@%+=:,./-]+")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
@@ -31,6 +31,12 @@ def literal(text: str) -> str:
 def shown(word: Word) -> str:
     """The word for a person or as data: without quotes, references as they stand in the script."""
     return "".join(part if isinstance(part, str) else _active(part) for part in word.parts)
+
+
+def known_text(word: Word, run_name: str, run_dir: str) -> str:
+    """The word as it reads once the run has its name and directory, before there is a job."""
+    known = {"run_name": run_name, "run_dir": run_dir}
+    return "".join(known[part.name] if isinstance(part, Var) else str(part) for part in word.parts)
 
 
 def directive(name: str, value: str | None) -> str:

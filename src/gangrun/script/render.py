@@ -13,7 +13,7 @@ from jinja2.sandbox import SandboxedEnvironment
 import gangrun
 from gangrun.errors import Problem, SpecError
 from gangrun.plan.model import Plan, Replica, Word
-from gangrun.script.quote import bash, directive, literal
+from gangrun.script.quote import bash, directive, known_text, literal
 
 _FOLDER = files("gangrun.script")
 
@@ -25,20 +25,25 @@ def render(plan: Plan, run_name: str, run_dir: str, first_attempt: int = 1) -> s
         text = Path(path).read_text(encoding="utf-8") if path else template()
     except (OSError, UnicodeDecodeError) as error:
         raise SpecError([Problem("template", f"cannot be read: {error}", str(path))]) from error
+    values = {
+        "header": list(_header(plan, run_name, run_dir)),
+        "version": gangrun.__version__,
+        "run_name": run_name,
+        "run_dir": literal(run_dir),
+        "first_attempt": first_attempt,
+        "grace": plan.grace,
+        "setup": list(_setup(plan)),
+        "prelude": prelude(plan.scheduler),
+        "begin": " ".join((str(plan.allocation.nodes), str(plan.ports), *_port_checks(plan))),
+        "body": list(_body(plan)),
+        "plan": plan,
+    }
+    for name, value in plan.variables:
+        if name in values:
+            raise SpecError([Problem(f"variables.{name}", "is what every template gets under this name", str(path))])
+        values[name] = known_text(value, run_name, run_dir) if isinstance(value, Word) else value
     try:
-        return _compiled(text).render(
-            header=list(_header(plan, run_name, run_dir)),
-            version=gangrun.__version__,
-            run_name=run_name,
-            run_dir=literal(run_dir),
-            first_attempt=first_attempt,
-            grace=plan.grace,
-            setup=list(_setup(plan)),
-            prelude=prelude(plan.scheduler),
-            begin=" ".join((str(plan.allocation.nodes), str(plan.ports), *_port_checks(plan))),
-            body=list(_body(plan)),
-            plan=plan,
-        )
+        return _compiled(text).render(values)
     except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:
         # Whatever an expression in a user's template can run into.
         line = error.lineno if isinstance(error, TemplateSyntaxError) else 0

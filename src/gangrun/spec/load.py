@@ -223,7 +223,7 @@ def _settled(values: Table, folder: str) -> Table:
             {**value, **{key: settle(value[key]) for key in keys if key in value}} if isinstance(value, dict) else value
         )
 
-    values = table(values, ("env",))
+    values = table(values, ("env", "files", "variables"))
     if isinstance(roles := values.get("roles"), dict):
         values["roles"] = {name: table(role, ("command", "env", "ready")) for name, role in roles.items()}
     return values
@@ -327,7 +327,8 @@ def _problems(
         key: Key = tuple(one["loc"])
         if one["type"] == "extra_forbidden":
             hint = _elsewhere(str(key[-1]), model) if len(key) == 1 else ""
-            hint = hint or nearest(str(key[-1]), _fields(model, key[:-1]))
+            known = _fields(model, key[:-1])
+            hint = hint or nearest(str(key[-1]), known) or (f"there are {', '.join(sorted(known))}" if known else "")
             where = f"in {dotted(key[:-1])}" if len(key) > 1 else "at the top"
             yield locate(sources, file, key, f"unknown key {where}", hint)
             continue

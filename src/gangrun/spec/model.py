@@ -16,7 +16,13 @@ _MEMORY = re.compile(r"[0-9]+[KMGT]?")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 _FLAG = re.compile(r"[a-z][a-z0-9-]+")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _OWNED = re.compile(r"(?:SLURM|SBATCH|SRUN|GANGRUN)_|CUDA_VISIBLE_DEVICES$")
+RECORD = (
+    "attempts", "commit.txt", "diff.patch", "events.jsonl", "items", "items.jsonl", "job.log", "latest", "node",
+    "rl.sh", "run", "script.sh", "sft.sh", "slurm", "spec.toml",
+)  # fmt: skip
+"""Names in the run's directory that are taken."""
 
 
 def _no_control(text: str) -> str:
@@ -112,7 +118,7 @@ def _flag_value(value: object) -> object:
 
 
 def _one_line(text: str) -> str:
-    if re.search(r"[\x00-\x1f\x7f]", text):
+    if _CONTROL.search(text):
         raise ValueError("cannot hold line breaks or other control characters")
     return text
 
@@ -127,6 +133,21 @@ def _port_name(name: str) -> str:
     if not _NAME.fullmatch(name):
         raise ValueError(f"{name!r} cannot name a port: letters, digits, - and _, such as 'http'")
     return name
+
+
+def _file_name(name: str) -> str:
+    parts = name.split("/")
+    if "" in parts or "." in parts or ".." in parts or _CONTROL.search(name):
+        raise ValueError("is no path in the run's directory: write 'configs/model.toml'")
+    if parts[0] in RECORD or parts[0].startswith("."):
+        raise ValueError(f"is the record's own: {parts[0]!r} in the run's directory; choose another name")
+    return name
+
+
+def _scalar(value: object) -> object:
+    if not isinstance(value, (str, int, float, bool)):
+        raise ValueError("is text, a number, true or false")
+    return _no_control(value) if isinstance(value, str) else value
 
 
 def _choice(value: object) -> object:
@@ -161,6 +182,11 @@ Variables = Annotated[
 Flags = Annotated[
     dict[Flag, Annotated[str | bool, BeforeValidator(_flag_value)]],
     WithJsonSchema({"type": "object", "additionalProperties": {"type": ["string", "number", "boolean"]}}),
+]
+Variable = Annotated[str | int | float | bool, BeforeValidator(_scalar)]
+Files = Annotated[
+    dict[Annotated[str, AfterValidator(_file_name)], Text],
+    WithJsonSchema({"type": "object", "additionalProperties": {"type": "string"}}),
 ]
 Count = Annotated[int, Field(ge=0, strict=True)]
 Positive = Annotated[int, Field(ge=1, strict=True)]
@@ -338,6 +364,10 @@ class Spec(RoleKeys):
     """Modules, virtual environment and lines of bash at the start of the job."""
     container: Container | None = None
     """Container of every role that names none."""
+    files: Files = {}
+    """Small text files that the run's directory gets when it is made: path in it = text, with references."""
+    variables: dict[str, Variable] = {}
+    """Values for a script template of your own, by the names that it uses; text with references."""
     roles: dict[Annotated[str, AfterValidator(_role_name)], Role] = {}
     """The roles by name."""
 

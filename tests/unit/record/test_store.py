@@ -68,6 +68,11 @@ def test_other_files_come_with_it(store: Store) -> None:
     assert (run.path / "items.jsonl").read_bytes() == b"{}\n"
 
 
+def test_a_file_may_hold_the_runs_own_directory(store: Store) -> None:
+    run = create(store, files={"configs/a": lambda run: run.dir.encode()})
+    assert (run.path / "configs" / "a").read_text() == run.dir
+
+
 def test_what_a_killed_process_left_goes_with_a_later_run(store: Store) -> None:
     folder = create(store).path.parent
     old, young = folder / ".261121_000000.new", folder / ".261121_000001.new"

@@ -416,3 +416,15 @@ def test_no_template_there(tmp_path: Path) -> None:
 def test_words_are_never_taken_for_a_template() -> None:
     script = render(plan_of(replica(argv=(Word.of("{{ plan }}"), Word.of("{% x %}")))), "e_s_1", "/r")
     assert f"{literal('{{ plan }}')} {literal('{% x %}')}" in script
+
+
+def test_a_template_of_ones_own_gets_its_variables(resolved: Resolved, tmp_path: Path) -> None:
+    (tmp_path / "mine.sh.j2").write_text("cd {{ output_dir }}; srun -N{{ nodes }} {{ plan.step }}")
+    text = "command = ['x']\ntemplate = '../mine.sh.j2'\nvariables = { output_dir = '{run.dir}/o', nodes = 2 }"
+    assert render(resolved(text), "name", "/out/x") == "cd /out/x/o; srun -N2 step"
+
+
+def test_a_variable_cannot_take_the_place_of_what_every_template_gets(resolved: Resolved) -> None:
+    plan = resolved("command = ['x']\nvariables = { setup = 'x' }")
+    with pytest.raises(SpecError, match=r"variables\.setup: is what every template gets"):
+        render(plan, "name", "/out/x")
