@@ -1,6 +1,7 @@
 """What runs inside a job and is more than bash: standard-library Python ≥ 3.8, packed into the run directory.
 
-A node has no gangrun: the files here import the standard library and one another, and nothing of gangrun imports them.
+A node has no gangrun: the files here import the standard library and one another. Of gangrun only the record imports
+one of them, the journal's, so that its format is known in one place.
 """
 
 from functools import cache
@@ -11,3 +12,13 @@ from importlib.resources import files
 def source(name: str) -> bytes:
     """The text of one of the files here, such as `pool.py`."""
     return (files(__name__) / name).read_bytes()
+
+
+POOL = tuple(
+    f"pool/{name}.py"
+    for name in (
+        "__init__", "__main__", "agent", "agents", "channel", "driver", "engine", "items", "journal", "places",
+        "processes", "walltime", "warm",
+    )
+)  # fmt: skip
+"""What the job of a pool runs."""

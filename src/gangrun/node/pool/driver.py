@@ -1,0 +1,465 @@
+"""The pool's driver, the job's main: hands the items of `items.jsonl` to the nodes until none is left to run.
+
+It alone writes `pool/journal.jsonl` and `pool/status.json`. Killed, it is begun again by the process that it was forked
+from; killed with the job, it goes on in the next attempt: what the journal says has ended is never run again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from . import walltime
+from .agents import Agents
+from .engine import Engine, EngineError, NodeGone, NodeUp, Over
+from .items import Item, Items
+from .journal import Journal
+from .places import Node, Place, Places
+
+LIVES = 5
+"""How often a driver that something kills is begun again."""
+PATIENCE = 180.0
+"""Seconds without any node after which there is no hope."""
+MARGIN = 15.0
+"""Seconds before the job's end in which no item is expected to end any more."""
+_EVERY = 1.0
+"""Seconds between two looks at the throttle and two writings of the status."""
+
+
+def main(words: list[str]) -> int:
+    """`drive PORT`. Returns 0 where all items are done, 1 where some failed or are left, 143 after TERM."""
+    run = Path(os.environ["GANGRUN_RUN_DIR"])
+    for life in range(LIVES):
+        sys.stdout.flush()
+        child = os.fork()
+        if not child:
+            return _drive(run, int(words[0]))
+        code = _outlive(child)
+        if code < 128 or code == 143 or code == 130:
+            return code
+        print(f"pool: the driver ended with {code}" + (", and is begun again" if life < LIVES - 1 else ""), flush=True)
+    return 1
+
+
+def _outlive(child: int) -> int:
+    """Waits for the driver, to which it passes signals on."""
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, lambda number, _: os.kill(child, number))
+    _, status = os.waitpid(child, 0)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+    return 128 + os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
+
+
+def _drive(run: Path, port: int) -> int:
+    try:
+        settings = json.loads((run / "pool.json").read_bytes())
+        driver = Driver(run, settings, _engine(settings, port))
+        return driver.run()
+    except EngineError as error:
+        print(f"pool: {error}", file=sys.stderr, flush=True)
+        return 1
+
+
+def _engine(_settings: dict[str, Any], port: int) -> Engine:
+    return Agents(port)
+
+
+class Driver:
+    """See the module."""
+
+    def __init__(self, run: Path, settings: dict[str, Any], engine: Engine) -> None:
+        self._run = run
+        self._settings = settings
+        self._engine = engine
+        (run / "pool").mkdir(mode=0o700, exist_ok=True)
+        self._journal = Journal(str(run / "pool" / "journal.jsonl"))
+        self._items = Items(str(run / "items.jsonl"), self._journal.known)
+        self._places = Places()
+        self._running: dict[int, tuple[Item, Place, float]] = {}
+        """By ticket; with when it began."""
+        self._ticket = 0
+        self._queues: dict[tuple[float, float], list[Item]] = {}
+        """Waiting items by what they need, the next one last."""
+        self._late: list[Item] = []
+        """What could not end in time any more."""
+        self._counts = {state: len(self._items.in_state(state)) for state in ("waiting", "done", "failed")}
+        self._most = settings.get("max_parallel")
+        self._most_nodes = settings.get("max_nodes")
+        self._throttle: float | None = None
+        self._end = walltime.FAR
+        self._end_known = False
+        self._further = ""
+        """The job that was queued to go on."""
+        self._refused = False
+        self._stopping = 0
+        """The signal that asked for the end."""
+        self._full_disk = False
+        self._began = time.time()
+        self._looked = 0.0
+        self._alone_since = time.monotonic()
+        self._used = self._had = 0.0
+        """GPU-seconds taken, and there."""
+        self._counted = time.monotonic()
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, self._asked)
+
+    def _asked(self, number: int, _: object) -> None:
+        self._stopping = self._stopping or number
+
+    # --- the life of the driver --------------------------------------------------------------------------------------
+
+    def run(self) -> int:
+        """Until nothing runs and nothing can be started. Raises EngineError."""
+        job, attempt = os.environ.get("GANGRUN_JOB", ""), os.environ.get("GANGRUN_ATTEMPT", "")
+        engine = self._settings.get("engine", "steps")
+        total = len(self._items.all)
+        self._journal.write("Opened", job=job, attempt=attempt, pid=os.getpid(), engine=engine, items=total)
+        self._say_what_is_known()
+        self._queue()
+        self._engine.open()
+        try:
+            told = 0
+            while True:
+                for event in self._engine.wait(_EVERY):
+                    self._take(event)
+                if self._stopping and not told:
+                    told = self._stopping
+                    self._stop()
+                if not self._stopping:
+                    self._assign()
+                self._full_disk = not self._journal.flush()
+                self._look()
+                if not self._running and (self._stopping or not self._open_work()):
+                    break
+            return self._close()
+        finally:
+            self._engine.close()
+
+    def _say_what_is_known(self) -> None:
+        done, failed = self._counts["done"], self._counts["failed"]
+        if done or failed:
+            again = f", {self._items.interrupted} were interrupted and run again" if self._items.interrupted else ""
+            self._say(f"{done} items are done and {failed} failed already{again}")
+
+    def _open_work(self) -> bool:
+        return any(self._queues.values()) and not self._hopeless()
+
+    def _hopeless(self) -> bool:
+        if self._places.nodes:
+            self._alone_since = time.monotonic()
+            return False
+        if time.monotonic() - self._alone_since < PATIENCE:
+            return False
+        self._say(f"no node has had an agent for {PATIENCE:.0f} s: see the logs agent.N")
+        return True
+
+    def _stop(self) -> None:
+        for ticket in self._running:
+            self._engine.stop(ticket)
+
+    def _close(self) -> int:
+        """The end in order: what is left, the exit code, one line for a person."""
+        done, failed = self._counts["done"], self._counts["failed"]
+        left = len(self._items.all) - done - failed
+        undone = failed or (left and not self._further)
+        code = 128 + self._stopping if self._stopping else 1 if undone else 0
+        if self._further and not left:
+            walltime.cancel(self._further)
+        self._journal.write("Closed", code=code, left=left)
+        self._journal.flush(now=True)
+        self._write_status()
+        told = f"{done} done, {failed} failed, {left} left"
+        if left and self._further:
+            told += f", which job {self._further} goes on with"
+        elif self._late and not self._stopping:
+            told += ", which could not have ended before the time limit"
+        self._say(told)
+        return code
+
+    def _say(self, words: str) -> None:
+        print(f"pool: {words}", flush=True)
+
+    # --- what has happened -------------------------------------------------------------------------------------------
+
+    def _take(self, event: object) -> None:
+        if isinstance(event, NodeUp):
+            self._count()
+            self._places.nodes[event.name] = Node(event.name, event.gpus, event.cpus, event.order)
+            self._journal.write("NodeUp", node=event.name, gpus=event.gpus, cpus=event.cpus)
+        elif isinstance(event, NodeGone):
+            self._count()
+            if self._places.nodes.pop(event.name, None) is not None:
+                self._journal.write("NodeLost", node=event.name, why=event.why)
+                if not self._stopping:
+                    self._say(f"{event.name} is lost: {event.why}")
+        elif isinstance(event, Over):
+            self._ended(event)
+
+    def _ended(self, event: Over) -> None:
+        if event.ticket not in self._running:
+            return
+        self._count()
+        item, place, began = self._running.pop(event.ticket)
+        self._places.release(place)
+        seconds = event.seconds if event.why != "lost" else time.time() - began
+        again = False
+        item.seconds = seconds
+        if event.why in {"lost", "stopped"}:
+            again = True
+        elif event.code or event.why:
+            item.failures += 1
+            item.avoid.add(place.node)
+            again = item.failures <= item.retries
+        outcome: dict[str, Any] = {
+            "item": item.index,
+            "try": item.tries,
+            "code": event.code,
+            "seconds": round(seconds, 3),
+        }
+        if event.why:
+            outcome["why"] = event.why
+        if again:
+            outcome["again"] = True
+        self._journal.write("Ended", **outcome)
+        if again:
+            item.state = "waiting"
+            self._counts["waiting"] += 1
+            self._put(item)
+            if event.why not in {"lost", "stopped"}:
+                self._say(f"{item.name} ended with {event.why or event.code} and is tried again")
+        elif event.code or event.why:
+            item.state = "failed"
+            self._counts["failed"] += 1
+            self._say(f"{item.name} failed with {event.why or event.code}")
+        else:
+            item.state = "done"
+            self._counts["done"] += 1
+            if self._items.learn():
+                self._queue()
+
+    # --- what to start next ------------------------------------------------------------------------------------------
+
+    def _queue(self) -> None:
+        """All waiting items anew, longest first; those of which nothing is known in the order of the file."""
+        self._late = []
+        self._queues = {}
+        for item in self._items.in_state("waiting"):
+            self._queues.setdefault(item.needs, []).append(item)
+        for queue in self._queues.values():
+            queue.sort(key=_urgency, reverse=True)
+
+    def _put(self, item: Item) -> None:
+        queue = self._queues.setdefault(item.needs, [])
+        key = _urgency(item)
+        at = len(queue)
+        while at and _urgency(queue[at - 1]) < key:
+            at -= 1
+        queue.insert(at, item)
+
+    def _assign(self) -> None:
+        if self._full_disk:
+            return  # what cannot be written down must not happen
+        closed: set[str] = set()
+        pack = len(self._queues) > 1
+        for queue in sorted((queue for queue in self._queues.values() if queue), key=lambda queue: _urgency(queue[-1])):
+            while queue and (self._most is None or len(self._running) < self._most):
+                item = queue[-1]
+                if not self._in_time(item, queue):
+                    continue
+                gpus, cpus = item.needs
+                place = self._places.choose(gpus, cpus, item.avoid, closed, pack=pack, most_nodes=self._most_nodes)
+                if place is None:
+                    if not self._give_up(item, queue):
+                        # A node is kept free for it, or narrower items would go on taking what becomes free.
+                        widest = self._places.widest()
+                        closed |= {widest} if widest else set()
+                        break
+                    continue
+                queue.pop()
+                self._start(item, place)
+
+    def _give_up(self, item: Item, queue: list[Item]) -> bool:
+        """Fails an item that no node could hold even if it were empty."""
+        nodes = list(self._places.nodes.values())
+        wanted = self._settings.get("nodes", 1)
+        if len(nodes) < wanted or any(node.could_ever(*item.needs) for node in nodes):
+            return False
+        queue.pop()
+        item.state = "failed"
+        self._counts["waiting"] -= 1
+        self._counts["failed"] += 1
+        item.tries += 1
+        self._journal.write("Started", item=item.index, **{"try": item.tries}, node="", gpus=[], cpus=0)
+        self._journal.write("Ended", item=item.index, **{"try": item.tries}, code=1, seconds=0, why="unstartable")
+        self._say(f"{item.name} needs {item.gpus:g} GPUs and {item.cpus:g} CPUs, which no node has")
+        return True
+
+    def _in_time(self, item: Item, queue: list[Item]) -> bool:
+        """Whether it can end before the job does; else it is put aside."""
+        if self._end == walltime.FAR or self._fits_in_time(item):
+            return True
+        if (
+            item.estimate is not None
+            and not self._counts["done"]
+            and not self._running
+            and not any(self._fits_in_time(other) for other in queue)
+        ):
+            return True  # estimates need not be seconds, and none has shown yet what they are
+        queue.pop()
+        self._late.append(item)
+        return False
+
+    def _fits_in_time(self, item: Item) -> bool:
+        return time.time() + (item.predicted or 0.0) <= self._end - MARGIN
+
+    def _start(self, item: Item, place: Place) -> None:
+        self._count()
+        line = self._items.line(item)
+        self._ticket += 1
+        item.tries += 1
+        item.state = "running"
+        self._counts["waiting"] -= 1
+        node = self._places.nodes[place.node]
+        folder = str(self._run / "items" / item.name)
+        attempt = f"{item.tries:03d}"
+        warm = self._settings.get("call")
+        order = {
+            "ticket": self._ticket,
+            "name": item.name,
+            "argv": line.get("argv") or self._worker(),
+            "env": {
+                **line.get("env", {}),
+                "GANGRUN_RUN_DIR": folder,
+                "GANGRUN_RUN_NAME": line.get("run") or item.name,
+                "GANGRUN_ATTEMPT": attempt,
+                "GANGRUN_ITEM": item.name,
+            },
+            "cwd": line.get("cwd") or str(Path.cwd()),
+            "dir": folder,
+            "log": line.get("log") or f"attempts/{attempt}/logs/main.0.log",
+            "gpus": place.gpus,
+            "shared": place.share < 1,
+            "cpus": item.cpus,
+            "crowded": node.cpus,
+            "timeout": item.timeout,
+            "warm": bool(warm),
+        }
+        if warm:
+            order["parameters"] = item.parameters
+        names = [node.gpus[gpu] for gpu in place.gpus]
+        started = {"item": item.index, "try": item.tries, "node": place.node, "gpus": names, "cpus": item.cpus}
+        self._journal.write("Started", **started)
+        self._engine.start(place.node, order)
+        self._running[self._ticket] = (item, place, time.time())
+
+    def _worker(self) -> list[str]:
+        python = shutil.which("python") or "python3"
+        return [python, str(Path(__file__).with_name("warm.py")), self._settings["call"]]
+
+    # --- time, throttle, status --------------------------------------------------------------------------------------
+
+    def _count(self) -> None:
+        """Adds up what was taken since the last time; called before anything is taken or given back."""
+        now = time.monotonic()
+        self._used += self._places.busy() * (now - self._counted)
+        self._had += self._places.size() * (now - self._counted)
+        self._counted = now
+
+    def _look(self) -> None:
+        now = time.monotonic()
+        if now - self._looked < _EVERY:
+            return
+        self._looked = now
+        self._read_throttle()
+        if not self._end_known and self._running:
+            self._end_known = True  # once something runs, as squeue takes its time
+            self._end = walltime.end_of_job()
+        self._mind_the_end()
+        self._write_status()
+
+    def _read_throttle(self) -> None:
+        file = self._run / "throttle"
+        try:
+            changed = file.stat().st_mtime
+            if changed != self._throttle:
+                self._throttle = changed
+                self._most = int(file.read_text(encoding="ascii").split()[0]) or None
+        except (OSError, ValueError, IndexError):
+            return
+
+    def _expected_end(self) -> float | None:
+        """When the last item will probably end; None where nothing is known of how long they take."""
+        work = 0.0
+        for item in self._items.in_state("waiting"):
+            if item.predicted is None:
+                return None
+            work += item.predicted * max(item.gpus, 0.0 if item.gpus else item.cpus)
+        now = time.time()
+        last = now
+        for item, _, began in self._running.values():
+            if item.predicted is None:
+                return None
+            last = max(last, began + item.predicted)
+            work += max(0.0, began + item.predicted - now) * max(item.gpus, 0.0 if item.gpus else item.cpus)
+        size = self._places.size()
+        return max(last, now + work / size) if size else None
+
+    def _mind_the_end(self) -> None:
+        """Queues a further job when it is clear that this one cannot do all, or when it is about to end."""
+        if self._end == walltime.FAR or self._further or self._refused or not self._settings.get("continue"):
+            return
+        expected = self._expected_end()
+        close = self._end - time.time() < MARGIN + 60
+        if not (self._late or close or (expected is not None and expected > self._end - MARGIN)):
+            return
+        try:
+            self._further = walltime.queue_further_job(str(self._run / "script.sh"), self._settings.get("flags", []))
+        except walltime.SlurmError as error:
+            self._refused = True
+            self._say(f"no further job could be queued: {error}")
+            return
+        self._journal.write("Continued", job=self._further)
+        self._say(f"job {self._further} will go on with what the time limit leaves undone")
+
+    def _write_status(self) -> None:
+        """`pool/status.json`, by rename: what views show while it runs."""
+        self._count()
+        status = {
+            "t": round(time.time(), 3),
+            "began": round(self._began, 3),
+            "total": len(self._items.all),
+            "done": self._counts["done"],
+            "failed": self._counts["failed"],
+            "running": len(self._running),
+            "waiting": self._counts["waiting"],
+            "late": len(self._late),
+            "nodes": len(self._places.nodes),
+            "size": self._places.size(),
+            "busy": round(self._places.busy(), 3),
+            "occupancy": round(self._used / self._had, 4) if self._had else None,
+            "expected_end": self._expected_end(),
+            "job_end": None if self._end == walltime.FAR else round(self._end, 3),
+            "max_parallel": self._most,
+            "continued": self._further,
+            "host": socket.gethostname(),
+        }
+        path = self._run / "pool" / "status.json"
+        draft = path.with_suffix(".new")
+        try:
+            draft.write_text(json.dumps(status) + "\n", encoding="ascii")
+            draft.replace(path)
+        except OSError:
+            return  # a full disk; the journal says so
+
+
+def _urgency(item: Item) -> tuple[float, int]:
+    """The smaller, the sooner it starts: of two the longer, of equals the first."""
+    return (-(item.predicted or 0.0), item.index)
