@@ -9,7 +9,7 @@ from __future__ import annotations
 import getpass
 import os
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -46,20 +46,30 @@ def create(store: Store, experiment: Experiment, plan: Plan, argv: Sequence[str]
         spec=resolved(experiment, plan.cluster),
         script=lambda run: render(plan, run.run_id, run.dir),
         project=experiment.project,
-        created=events.Created(
-            gangrun=gangrun.__version__,
-            file=str(experiment.file),
-            argv=tuple(argv),
-            cwd=str(Path.cwd()),
-            cluster=plan.cluster,
-            host=os.uname().nodename,
-            user=getpass.getuser(),
-        ),
-        files={
-            **{f"{NODE}/{name}": node.source(name) for name in plan.programs},
-            **{name: partial(_content, word) for name, word in plan.files},
-        },
+        created=created_by(experiment, plan.cluster, argv),
+        files=files_of(plan),
     )
+
+
+def created_by(experiment: Experiment, cluster: str, argv: Sequence[str]) -> events.Created:
+    """The first event of a run that this process makes."""
+    return events.Created(
+        gangrun=gangrun.__version__,
+        file=str(experiment.file),
+        argv=tuple(argv),
+        cwd=str(Path.cwd()),
+        cluster=cluster,
+        host=os.uname().nodename,
+        user=getpass.getuser(),
+    )
+
+
+def files_of(plan: Plan) -> dict[str, bytes | Callable[[RunDir], bytes]]:
+    """What the run's directory holds besides the record: programs for the node, and the user's own small files."""
+    return {
+        **{f"{NODE}/{name}": node.source(name) for name in plan.programs},
+        **{name: partial(_content, word) for name, word in plan.files},
+    }
 
 
 def _content(word: Word, run: RunDir) -> bytes:

@@ -223,6 +223,8 @@ TABLES: list[tuple[str, str, type[BaseModel], set[str]]] = [
     ("docs/experiment-file.md", "Roles", model.Role, set()),
     ("docs/experiment-file.md", "`ready`", model.Ready, set()),
     ("docs/experiment-file.md", "`[allocation]`", model.Allocation, set()),
+    ("docs/experiment-file.md", "`[sweep]`", model.Sweep, set()),
+    ("docs/experiment-file.md", "`[pool]`", model.Pool, set()),
     ("docs/experiment-file.md", "`[setup]`", model.Setup, set()),
     ("docs/experiment-file.md", "`[container]`", model.Container, set()),
     ("docs/profiles.md", "Every key", model.Profile, set()),
@@ -237,9 +239,10 @@ def test_table_holds_every_key_with_its_default_and_an_example(
     name: str, heading: str, kind: type[BaseModel], elsewhere: set[str]
 ) -> None:
     rows = {code(row[0]): row for row in page(name).table(heading)}
-    assert set(rows) == set(kind.model_fields) - elsewhere
+    fields = {field.alias or key: field for key, field in kind.model_fields.items()}
+    assert set(rows) == set(fields) - elsewhere
     for key, (_, _, default, example, meaning) in rows.items():
-        field = kind.model_fields[key]
+        field = fields[key]
         assert meaning, key
         adapter: TypeAdapter[Any] = TypeAdapter(
             Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation

@@ -16,9 +16,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Loads, resolves and renders; problems are raised on the way."""
     from gangrun.script.render import render
+    from gangrun.sweeps import SweepPlan
 
-    _, cluster, plan = inputs.planned(args.file, args.overrides, args.cluster)
+    _, cluster, planned = inputs.planned(args.file, args.overrides, args.cluster)
+    plan = planned.shown if isinstance(planned, SweepPlan) else planned
     render(plan, "check", "/run")
     nodes, gpus = plan.allocation.nodes, plan.allocation.gpus
-    print(f"{args.file}: fine for {cluster.name} ({len(plan.replicas)} replicas on {nodes} nodes × {gpus} GPUs)")
+    what = f"{len(plan.replicas)} replicas"
+    if isinstance(planned, SweepPlan):
+        what = (
+            f"{len(planned.items)} items, mode {planned.mode},"
+            if planned.mode == "pool"
+            else f"{len(planned.items)} items, each"
+        )
+    print(f"{args.file}: fine for {cluster.name} ({what} on {nodes} nodes × {gpus} GPUs)")
     return 0

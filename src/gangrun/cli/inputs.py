@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
@@ -20,8 +21,9 @@ if TYPE_CHECKING:
     from gangrun.scheduler.model import Scheduler
     from gangrun.spec.load import Experiment
     from gangrun.spec.profile import Cluster
+    from gangrun.sweeps import SweepPlan
 
-Planned: TypeAlias = "tuple[Experiment, Cluster, Plan]"
+Planned: TypeAlias = "tuple[Experiment, Cluster, Plan | SweepPlan]"
 
 
 def add_file(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
@@ -64,18 +66,29 @@ def loaded(file: str, overrides: list[str], cluster: str | None) -> tuple[Experi
 
 def planned(file: str, overrides: list[str], cluster: str | None) -> Planned:
     """One file as a plan."""
-    from gangrun.resolve import resolve
+    from gangrun.sweeps import plan_of
 
     experiment, chosen = loaded(file, overrides, cluster)
     check_name(experiment)
-    return experiment, chosen, resolve(experiment, chosen)
+    return experiment, chosen, plan_of(experiment, chosen)
 
 
 def check_name(experiment: Experiment) -> None:
     """Raises InputError where no run can be named after the experiment and its step."""
-    from gangrun.record.naming import run_id
+    from gangrun.record.naming import LONGEST, LONGEST_SWEEP, run_id
 
-    run_id(experiment.experiment, experiment.step, "YYMMDD_HHMMSS")
+    longest = LONGEST if experiment.spec.sweep is None else LONGEST_SWEEP
+    run_id(experiment.experiment, experiment.step, "YYMMDD_HHMMSS", longest)
+
+
+def created(store: Store, experiment: Experiment, plan: Plan | SweepPlan) -> RunDir:
+    """The run's directory, made."""
+    from gangrun import submission, sweep_submission
+    from gangrun.sweeps import SweepPlan
+
+    if isinstance(plan, SweepPlan):
+        return sweep_submission.create(store, plan, sys.argv)
+    return submission.create(store, experiment, plan, sys.argv)
 
 
 def seeds(text: str) -> Iterator[int]:

@@ -18,10 +18,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Draws the plan."""
     from gangrun.explain import explain
+    from gangrun.sweeps import SweepPlan
     from gangrun.views import plan as view
     from gangrun.views import terminal
 
-    experiment, cluster, plan = inputs.planned(args.file, args.overrides, args.cluster)
+    experiment, cluster, planned = inputs.planned(args.file, args.overrides, args.cluster)
+    plan = planned.shown if isinstance(planned, SweepPlan) else planned
     explained = explain(experiment, cluster, plan) if args.explain else None
     if args.json:
         terminal.print_json(view.as_data(plan, explained))

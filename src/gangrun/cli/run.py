@@ -7,7 +7,6 @@ run's own.
 from __future__ import annotations
 
 import argparse
-import sys
 
 from gangrun.cli import inputs
 
@@ -21,17 +20,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Creates the run, starts its script and follows it to its end."""
     from gangrun import clusters, submission
-    from gangrun.resolve import resolve
     from gangrun.spec.load import load
+    from gangrun.sweeps import SweepPlan, plan_of
     from gangrun.views.live import follow_process
 
     experiment = load(args.file, args.overrides)
     inputs.check_name(experiment)
     cluster = clusters.here(experiment.project)
-    plan = resolve(experiment, cluster)
-    if plan.scheduler != "local":
-        clusters.require_room(plan.allocation.nodes)
-    started = submission.create(submission.store_of(experiment.project), experiment, plan, sys.argv)
+    plan = plan_of(experiment, cluster)
+    if cluster.profile.scheduler != "local":
+        clusters.require_room((plan.shown if isinstance(plan, SweepPlan) else plan).allocation.nodes)
+    started = inputs.created(submission.store_of(experiment.project), experiment, plan)
     process = submission.start_here(started)
     code = follow_process(
         started,

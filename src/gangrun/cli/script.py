@@ -21,13 +21,15 @@ def run(args: argparse.Namespace) -> int:
     """Prints the script under the name and directory that a run would get without its time stamp."""
     from gangrun.record.naming import sanitise
     from gangrun.script import render
+    from gangrun.sweeps import SweepPlan
 
     if args.template:
         print(render.template(), end="")
         return 0
     if not args.file:
         raise UsageError("which file?", way_out="gangrun script FILE, or gangrun script --template")
-    experiment, _, plan = inputs.planned(args.file, args.overrides, args.cluster)
+    experiment, _, planned = inputs.planned(args.file, args.overrides, args.cluster)
+    plan = planned.shown if isinstance(planned, SweepPlan) else planned
     folders = sanitise(plan.experiment), sanitise(plan.step)
     directory = experiment.project.joinpath(OUTPUTS, *folders, "YYMMDD_HHMMSS")
     print(render.render(plan, "_".join((*folders, "YYMMDD_HHMMSS")), str(directory)), end="")

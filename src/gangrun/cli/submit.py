@@ -92,7 +92,7 @@ def _send(planned: list[inputs.Planned], args: argparse.Namespace) -> tuple[list
     senders = ThreadPoolExecutor(max_workers=SENDERS)
     try:
         for experiment, cluster, plan in planned:
-            runs.append(submission.create(stores[experiment.project], experiment, plan, sys.argv))
+            runs.append(inputs.created(stores[experiment.project], experiment, plan))
             sending.append(senders.submit(send, runs[-1], cluster.name))
     except GangrunError:
         senders.shutdown()  # what was created is sent
@@ -104,8 +104,8 @@ def _send(planned: list[inputs.Planned], args: argparse.Namespace) -> tuple[list
 
 def _planned(args: argparse.Namespace) -> Iterator[inputs.Planned]:
     """Every file under every seed, planned and, under a template of one's own, rendered to see whether it can be."""
-    from gangrun.resolve import resolve
     from gangrun.script.render import render
+    from gangrun.sweeps import SweepPlan, plan_of
 
     for file in args.files:
         experiment, cluster = inputs.loaded(file, args.overrides, args.cluster)
@@ -115,9 +115,10 @@ def _planned(args: argparse.Namespace) -> Iterator[inputs.Planned]:
         seeds = None if args.seeds is None else inputs.seeds(args.seeds)
         for one in [experiment] if seeds is None else map(experiment.with_seed, seeds):
             inputs.check_name(one)
-            plan = resolve(one, cluster)
-            if plan.template:
-                render(plan, "check", "/run")
+            plan = plan_of(one, cluster)
+            shown = plan.shown if isinstance(plan, SweepPlan) else plan
+            if shown.template:
+                render(shown, "check", "/run")
             yield one, cluster, plan
 
 
@@ -125,8 +126,10 @@ def _show(planned: list[inputs.Planned], flags: list[str]) -> int:
     """What a submission would send, by the same path without its last step."""
     from gangrun.record.naming import run_id, sanitise
     from gangrun.script.render import render
+    from gangrun.sweeps import SweepPlan
 
-    for experiment, cluster, plan in planned:
+    for experiment, cluster, sent in planned:
+        plan = sent.shown if isinstance(sent, SweepPlan) else sent
         folders = sanitise(plan.experiment), sanitise(plan.step), "YYMMDD_HHMMSS"
         name, directory = run_id(*folders), experiment.project.joinpath(OUTPUTS, *folders)
         print(render(plan, name, str(directory)), end="")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import PurePath
 from typing import TypeAlias
 
 from gangrun.errors import Problem
@@ -14,7 +15,7 @@ from gangrun.plan.problems import problem_at
 from gangrun.plan.refs import Address, Scope, UnknownReferenceError
 from gangrun.plan.seat import Contained, Launch, Seat
 from gangrun.spec.load import Experiment
-from gangrun.spec.model import Container, Role
+from gangrun.spec.model import Container, Role, text
 from gangrun.spec.profile import Cluster
 from gangrun.spec.toml import Key
 
@@ -78,6 +79,10 @@ class Composer:
         }
         if self.experiment.seed is not None:
             facts["seed"] = str(self.experiment.seed)
+        for name, value in self.experiment.spec.parameters.items():
+            facts[name] = text(value)
+            if isinstance(value, str):
+                facts[f"{name}.name"], facts[f"{name}.stem"] = PurePath(value).name, PurePath(value).stem
         if not role:
             return Scope({} if before else self.addresses, facts)
         facts.update({"index": str(index), "count": str(len(self.spots[role]))})

@@ -7,6 +7,7 @@ reads brackets and asterisks as patterns (measured on 22.05).
 
 from __future__ import annotations
 
+import hashlib
 import re
 import time
 from collections.abc import Iterator
@@ -14,6 +15,9 @@ from collections.abc import Iterator
 from gangrun.errors import InputError
 
 LONGEST = 64
+LONGEST_SWEEP = 52
+"""Of a run that has items, so that each has an id of its own: a dot, the beginning of its name, and a sum of it."""
+_SUM = 8
 _FORBIDDEN = re.compile(r"[^A-Za-z0-9._-]")
 _STAMP = re.compile(r"([0-9]{6}_[0-9]{6})(?:-([1-9][0-9]{0,3}))?\Z")
 
@@ -30,20 +34,30 @@ def sanitise(name: str, what: str = "name") -> str:
     return clean
 
 
-def run_id(experiment: str, step: str, when: float | str) -> str:
-    """The id of a run made at `when`: seconds since the epoch, or a stamp. Raises InputError beyond 64 characters."""
+def run_id(experiment: str, step: str, when: float | str, longest: int = LONGEST) -> str:
+    """The id of a run made at `when`: seconds since the epoch, or a stamp. Raises InputError beyond 64 characters, or
+    the fewer that leave room for the names of items."""
     experiment, step = sanitise(experiment, "experiment"), sanitise(step, "step")
     name = f"{experiment}_{step}_{when if isinstance(when, str) else stamp(when)}"
-    if len(name) > LONGEST:
-        over = len(name) - LONGEST
+    if len(name) > longest:
+        over = len(name) - longest
+        room = "" if longest == LONGEST else f", of which a sweep leaves {LONGEST - longest} to its items"
         longer, length = ("experiment", len(experiment)) if len(experiment) >= len(step) else ("step", len(step))
         raise InputError(
             f"the run id {name!r} has {len(name)} characters, {over} too many",
-            why=f"Slurm and W&B share it, and W&B takes {LONGEST}: experiment {len(experiment)}, step {len(step)}, "
-            f"time stamp and joints {len(name) - len(experiment) - len(step)}",
+            why=f"Slurm and W&B share it, and W&B takes {LONGEST}{room}: experiment {len(experiment)}, "
+            f"step {len(step)}, time stamp and joints {len(name) - len(experiment) - len(step)}",
             way_out=f"shorten the name of the {longer} (now {length} characters) by at least {over}",
         )
     return name
+
+
+def item_id(run: str, item: str) -> str:
+    """The id of an item: its run's and its own name, cut where that is too long, with a sum of it as its end."""
+    name = f"{run}.{item}"
+    if len(name) <= LONGEST:
+        return name
+    return f"{name[: LONGEST - _SUM - 1]}-{hashlib.sha256(item.encode()).hexdigest()[:_SUM]}"
 
 
 def stamp(when: float) -> str:

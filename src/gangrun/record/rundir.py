@@ -8,6 +8,7 @@
         attempts/latest -> 001
         attempts/001/logs/trainer.0.log  trainer.0.step.log
         attempts/001/status/trainer.0.exit  .lives  .first  .step  .0.beat     run.start  run.exit  run.cause
+        items.jsonl  pool.json  throttle  items/NAME/    (a sweep's; an item's directory is laid out as a run's)
 
 Every file has one writer: the client writes `events.jsonl` and what lies beside it, the job writes `job.log` and all
 below `attempts`. Nobody else joins strings into these paths.
@@ -34,12 +35,16 @@ from gangrun.record.facts import (
     parse_lives,
     parse_start,
 )
+from gangrun.record.naming import item_id, stamp_key
 from gangrun.record.words import refusal
 
 EVENTS = "events.jsonl"
 LATEST = "latest"
 NODE = "node"
 """Directory of the Python programs that the job runs."""
+ITEMS = "items"
+ITEMS_FILE = "items.jsonl"
+POOL_FILE = "pool.json"
 
 _LARGEST = 1 << 20
 """Bytes read of one small file of the job. None of them is near it unless something wrote garbage."""
@@ -148,8 +153,35 @@ class RunDir:
 
     @property
     def run_id(self) -> str:
-        """`<experiment>_<step>_<stamp>`, the run's one name everywhere."""
+        """`<experiment>_<step>_<stamp>`, the run's one name everywhere; an item's has its own name behind a dot."""
+        if sweep := self.sweep:
+            return item_id(sweep.run_id, self.item_name)
         return "_".join(self.dir.rsplit("/", 3)[-3:])
+
+    @property
+    def sweep(self) -> RunDir | None:
+        """The sweep that this is an item of."""
+        above, _, rest = self.dir.rpartition(f"/{ITEMS}/")
+        return RunDir(above) if above and "/" not in rest and stamp_key(above.rpartition("/")[2]) else None
+
+    @property
+    def item_name(self) -> str:
+        """The name of an item in its sweep."""
+        return self.dir.rpartition("/")[2]
+
+    def item(self, name: str) -> RunDir:
+        """The directory of one of its items."""
+        return RunDir(f"{self.dir}/{ITEMS}/{name}")
+
+    @property
+    def items_file(self) -> Path:
+        """The items of a sweep, one a line; absent for any other run."""
+        return self.path / ITEMS_FILE
+
+    @property
+    def throttle(self) -> Path:
+        """How many items may run at once by now, where that was changed."""
+        return self.path / "throttle"
 
     @property
     def experiment(self) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from datetime import time
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
@@ -17,6 +17,9 @@ _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 _FLAG = re.compile(r"[a-z][a-z0-9-]+")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
+_TAKEN = frozenset({"count", "file", "index", "run", "self"})
+"""First words of references that mean something else."""
 _OWNED = re.compile(r"(?:SLURM|SBATCH|SRUN|GANGRUN)_|CUDA_VISIBLE_DEVICES$")
 RECORD = (
     "attempts", "commit.txt", "diff.patch", "events.jsonl", "items", "items.jsonl", "job.log", "latest", "node",
@@ -99,6 +102,11 @@ def _content(value: object) -> str:
     return _no_control(str(value))
 
 
+def text(value: object) -> str:
+    """A parameter's value as it stands in a command: `true`, `0.1`, `adam`."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
 def flag_name(written: str) -> str:
     """`mail_type` and `--mail-type` are `mail-type`."""
     return written.replace("_", "-").removeprefix("--")
@@ -144,10 +152,36 @@ def _file_name(name: str) -> str:
     return name
 
 
+def parameter_name(name: str) -> str:
+    """The name of a parameter. Raises ValueError."""
+    if not _NAME.fullmatch(name) or name in _TAKEN:
+        raise ValueError(f"cannot name a parameter: letters, digits, - and _, and none of {', '.join(sorted(_TAKEN))}")
+    return name
+
+
 def _scalar(value: object) -> object:
     if not isinstance(value, (str, int, float, bool)):
         raise ValueError("is text, a number, true or false")
     return _no_control(value) if isinstance(value, str) else value
+
+
+def _seed_list(value: object) -> object:
+    """`"0-4"`, `"0,2,5-7"`, or a list of numbers."""
+    if not isinstance(value, str):
+        return value
+    seeds: list[int] = []
+    for part in value.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()) or (dash and int(last) < int(first)):
+            raise ValueError(f"{value!r} is no list of seeds: write '0-4' or '0,2,5'")
+        seeds += range(int(first), int(last if dash else first) + 1)
+    return seeds
+
+
+def _function(text: str) -> str:
+    if not _FUNCTION.fullmatch(text):
+        raise ValueError(f"{text!r} names no function: write 'module:function'")
+    return text
 
 
 def _choice(value: object) -> object:
@@ -188,6 +222,25 @@ Files = Annotated[
     dict[Annotated[str, AfterValidator(_file_name)], Text],
     WithJsonSchema({"type": "object", "additionalProperties": {"type": "string"}}),
 ]
+Value: TypeAlias = "bool | int | float | str"
+"""What a parameter can be."""
+ParameterName = Annotated[str, AfterValidator(parameter_name)]
+Parameters = Annotated[
+    dict[ParameterName, Annotated[Any, BeforeValidator(_scalar)]],
+    WithJsonSchema({"type": "object", "additionalProperties": {"type": ["string", "number", "boolean"]}}),
+]
+SeedList = Annotated[
+    tuple[Annotated[int, Field(ge=0, strict=True)], ...],
+    BeforeValidator(_seed_list),
+    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "integer"}}]}),
+]
+Amount = Annotated[float, Field(ge=0)]
+Estimate = Annotated[
+    str,
+    BeforeValidator(lambda value: str(value) if isinstance(value, (int, float)) else value),
+    WithJsonSchema({"type": ["string", "number"]}),
+]
+FunctionName = Annotated[str, AfterValidator(_function)]
 Count = Annotated[int, Field(ge=0, strict=True)]
 Positive = Annotated[int, Field(ge=1, strict=True)]
 
@@ -337,6 +390,68 @@ SetupOf = Annotated[
 ]
 
 
+class Lookup(_Model):
+    """A table that gives a parameter from others: `[sweep.lookup.NAME]`."""
+
+    by: Names
+    """The parameters that choose the entry, in the order in which the table is nested."""
+    table: dict[str, Any]
+    """The entries. One that is a table itself gives `{NAME.KEY}` for each of its keys."""
+
+
+class Sweep(_Model):
+    """`[sweep]`: many items from one file. Every key that is not listed here is a parameter."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    mode: Literal["jobs", "array", "pool"] | None = None
+    """How items run: each a job of its own, as tasks of Slurm arrays, or side by side in one allocation. By default
+    `"pool"` where the file has a `[pool]`, else `"jobs"`."""
+    max_parallel: Positive | None = None
+    """How many items run at once at the most; `gangrun throttle` changes it."""
+    max_nodes: Positive | None = None
+    """How many nodes the items may hold at once."""
+    seeds: SeedList = ()
+    """One item for each seed: `"0-4"`."""
+    zip: tuple[dict[str, Any], ...] = ()
+    """Groups of parameters whose lists go together, value by value."""
+    list: tuple[dict[str, Any], ...] = ()
+    """Combinations one by one; `name` in one of them names the item."""
+    glob: Text | None = None
+    """One item for each file that matches, relative to the file that says it: its path is `{path}`."""
+    exclude: tuple[dict[str, Any], ...] = ()
+    """Combinations to leave out: items in which all of these values meet."""
+    lookup: dict[ParameterName, Lookup] = {}
+    """Parameters that follow from others."""
+
+    @property
+    def axes(self) -> dict[str, Any]:
+        """The parameters by name, as they were written."""
+        return dict(self.model_extra or {})
+
+
+class Pool(_Model):
+    """`[pool]`: how the items of a sweep share one allocation."""
+
+    engine: Literal["steps", "ray"] = "steps"
+    """What starts the items: Slurm's own steps (processes on this machine), or a Ray cluster of the job's own."""
+    gpus: Amount | None = None
+    """GPUs of each item, all on one node; a fraction where the engine can share one. One if there are any."""
+    cpus: Positive | None = None
+    """CPUs of each item; otherwise its share of a node by its GPUs, or one."""
+    estimate: Estimate | None = None
+    """Seconds that an item will take, or anything proportional to them: longest first. May calculate:
+    `"{steps} * {batch} / 100"`."""
+    timeout: Duration | None = None
+    """How long an item may take before it is ended as failed."""
+    retries: Count = 0
+    """How often an item that fails is tried again."""
+    continue_: bool = Field(default=False, alias="continue")
+    """Whether a further job is queued for what the time limit leaves undone."""
+    call: FunctionName | None = None
+    """`"module:function"`, called in workers that stay alive, with the item's parameters, in place of a command."""
+
+
 class Spec(RoleKeys):
     """An experiment file."""
 
@@ -370,6 +485,12 @@ class Spec(RoleKeys):
     """Values for a script template of your own, by the names that it uses; text with references."""
     roles: dict[Annotated[str, AfterValidator(_role_name)], Role] = {}
     """The roles by name."""
+    parameters: Parameters = {}
+    """Values that strings refer to as `{NAME}`; a sweep's go over them."""
+    sweep: Sweep | None = None
+    """Many items from this one file."""
+    pool: Pool | None = None
+    """How the items of a sweep share one allocation."""
 
 
 class Qos(_Model):

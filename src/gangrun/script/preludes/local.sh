@@ -16,7 +16,8 @@ allocation() {
   else
     for device in /dev/nvidia[0-9]*; do [[ ! -e $device ]] || GPUS+=("${#GPUS[@]}"); done
   fi
-  ((${#GPUS[@]} == 0 || NODE_GPUS == 0)) || hold "$(($1 * NODE_GPUS))"
+  # Inside a job its devices are ours already: a lock that it holds itself would be waited for without end.
+  ((${#GPUS[@]} == 0 || NODE_GPUS == 0)) || [[ -n ${GANGRUN_JOB:-} ]] || hold "$(($1 * NODE_GPUS))"
   GPUS_PER_NODE=$((${#GPUS[@]} / $1))
 }
 

@@ -1,0 +1,228 @@
+"""A sweep as plans: one for each item, and in the modes `array` and `pool` one for the job that they share.
+
+Pure, as `gangrun.resolve` is.
+"""
+
+from __future__ import annotations
+
+import ast
+import math
+import operator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Literal, TypeAlias
+
+from gangrun.errors import SpecError
+from gangrun.plan import model as plan
+from gangrun.plan.refs import Scope, UnknownReferenceError, word
+from gangrun.pool import roles as pool_roles
+from gangrun.resolve import effective_allocation, resolve
+from gangrun.spec.load import Experiment
+from gangrun.spec.model import Allocation, Pool, Role, text
+from gangrun.spec.profile import Cluster
+from gangrun.spec.sweep import Item, expand
+
+Mode: TypeAlias = Literal["jobs", "array", "pool"]
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedItem:
+    """One item, and what will happen in it."""
+
+    item: Item
+    experiment: Experiment
+    plan: plan.Plan
+    gpus: float
+    """On one node in a pool; of its whole allocation in the other modes."""
+    cpus: int | None
+    estimate: float | None
+    timeout: int | None
+    retries: int
+
+
+@dataclass(frozen=True, slots=True)
+class SweepPlan:
+    """What will happen with a sweep."""
+
+    mode: Mode
+    experiment: Experiment
+    items: tuple[PlannedItem, ...]
+    pool: Pool
+    job: plan.Plan | None
+    """The pool's job; None in the other modes, in which items are jobs or tasks of their own."""
+    max_parallel: int | None
+    max_nodes: int | None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def shown(self) -> plan.Plan:
+        """The plan whose script a person wants to see: the pool's job, else the first item's."""
+        return self.job or self.items[0].plan
+
+
+def mode_of(experiment: Experiment) -> Mode:
+    """How the items of this sweep run."""
+    spec = experiment.spec
+    if spec.sweep is not None and spec.sweep.mode is not None:
+        return spec.sweep.mode
+    return "pool" if spec.pool is not None else "jobs"
+
+
+def plan_of(experiment: Experiment, cluster: Cluster) -> plan.Plan | SweepPlan:
+    """What will happen with an experiment, be it a sweep or not. Raises SpecError, PlacementError."""
+    return resolve(experiment, cluster) if experiment.spec.sweep is None else plan_sweep(experiment, cluster)
+
+
+def plan_sweep(experiment: Experiment, cluster: Cluster) -> SweepPlan:
+    """Plans every item. Raises SpecError or PlacementError with the problems of the first item that has any."""
+    mode = mode_of(experiment)
+    sweep, pool = experiment.spec.sweep, experiment.spec.pool or Pool()
+    assert sweep is not None  # noqa: S101 - for the type checker; who calls has looked
+    items = expand(experiment)
+    _check_keys(experiment, mode, items)
+    make = _in_pool if mode == "pool" else _alone
+    planned = tuple(make(experiment.alone(item.parameters, item.keys), cluster, item) for item in items)
+    return SweepPlan(
+        mode,
+        experiment,
+        planned,
+        pool,
+        _pool_job(experiment, cluster, pool) if mode == "pool" else None,
+        sweep.max_parallel,
+        sweep.max_nodes,
+        tuple(_notes(experiment, items)),
+    )
+
+
+def _check_keys(experiment: Experiment, mode: Mode, items: tuple[Item, ...]) -> None:
+    """In an array all items share one header, in a pool one allocation."""
+    if mode == "jobs":
+        return
+    shared = ("allocation", "setup", "template") if mode == "array" else ("allocation", "setup", "template", "workdir")
+    keys = dict.fromkeys(key for item in items for key in item.keys)
+    problems = [
+        experiment.problem(("sweep", key), f"all items of mode = {mode!r} share it", 'mode = "jobs"')
+        for key in keys
+        if key.partition(".")[0] in shared
+    ]
+    if problems:
+        raise SpecError(problems)
+
+
+def _alone(experiment: Experiment, cluster: Cluster, item: Item) -> PlannedItem:
+    made = resolve(experiment, cluster)
+    allocation, pool = made.allocation, experiment.spec.pool or Pool()
+    gpus = allocation.gpus * allocation.nodes
+    return PlannedItem(item, experiment, made, gpus, allocation.cpus, _estimate(experiment, pool), None, 0)
+
+
+def _in_pool(experiment: Experiment, cluster: Cluster, item: Item) -> PlannedItem:
+    """The item on a node of its own size, which the driver will give it."""
+    pool = experiment.spec.pool or Pool()
+    whole, _ = effective_allocation(experiment, cluster)
+    gpus, cpus = _share(experiment, pool, whole)
+    spec = experiment.spec
+    seat = Allocation(nodes=1, gpus=math.ceil(gpus), cpus=cpus)
+    if pool.call is not None:
+        spec = spec.model_copy(update={"roles": {"main": Role(command=("call", pool.call))}})
+    inside = replace(experiment, spec=spec.model_copy(update={"allocation": seat}))
+    made = resolve(inside, _here(cluster))
+    return PlannedItem(item, inside, made, gpus, cpus, _estimate(experiment, pool), pool.timeout, pool.retries)
+
+
+def _here(cluster: Cluster) -> Cluster:
+    """The cluster as an item sees it from inside: plain processes, with the profile's environment and containers."""
+    profile = cluster.profile.model_copy(
+        update={"scheduler": "local", "defaults": Allocation(), "require": (), "forbid": ()}
+    )
+    return replace(cluster, profile=profile)
+
+
+def _share(experiment: Experiment, pool: Pool, whole: Allocation) -> tuple[float, int | None]:
+    """GPUs and CPUs of an item. Raises SpecError where no node has as many."""
+
+    def wrong(key: str, what: str, way_out: str) -> SpecError:
+        return SpecError([experiment.problem(("pool", key), what, way_out)])
+
+    gpus: float = pool.gpus if pool.gpus is not None else min(whole.gpus, 1)
+    if gpus > whole.gpus:
+        what = f"an item asks for {gpus:g} GPUs, but a node of the pool has {whole.gpus}"
+        raise wrong("gpus", what, f"ask for allocation.gpus = {math.ceil(gpus)}, or for less here")
+    if gpus != int(gpus) and (gpus > 1 or pool.engine == "steps"):
+        what = f"{gpus:g} GPUs: " + (
+            "above one they are whole" if gpus > 1 else "the engine steps hands out whole ones"
+        )
+        raise wrong("gpus", what, "a whole number" if gpus > 1 else 'engine = "ray" shares a GPU among items')
+    if pool.cpus is not None and whole.cpus is not None and pool.cpus > whole.cpus:
+        what = f"an item asks for {pool.cpus} CPUs, but a node of the pool has {whole.cpus}"
+        raise wrong("cpus", what, f"ask for allocation.cpus = {pool.cpus}, or for less here")
+    if pool.cpus is not None or whole.cpus is None:
+        return gpus, pool.cpus
+    return gpus, max(int(whole.cpus * gpus / whole.gpus), 1) if gpus else 1
+
+
+def _pool_job(experiment: Experiment, cluster: Cluster, pool: Pool) -> plan.Plan:
+    """The job that holds the allocation and in which the driver is the main."""
+    whole, _ = effective_allocation(experiment, cluster)
+    # Items enter their container one by one; the driver is outside, where srun is.
+    update = {"roles": dict(pool_roles.roles(pool, whole)), "container": None, "sweep": None}
+    outside = replace(experiment, spec=experiment.spec.model_copy(update=update))
+    bare = replace(cluster, profile=cluster.profile.model_copy(update={"container": None}))
+    return replace(resolve(outside, bare), programs=pool_roles.PROGRAMS)
+
+
+def _notes(experiment: Experiment, items: tuple[Item, ...]) -> Iterator[str]:
+    """Parameters that change nothing, which is a misspelt reference most often."""
+    spec = experiment.spec
+    if spec.pool is not None and spec.pool.call is not None:
+        return
+    used = repr([experiment.values.get("roles"), experiment.values.get("env"), spec.pool])
+    by = {name for lookup in (spec.sweep.lookup.values() if spec.sweep else ()) for name in lookup.by}
+    overrides = repr([item.keys for item in items]) if any(item.keys for item in items) else ""
+    for name in items[0].parameters:
+        if name not in by and f"{{{name}" not in used and f"{{{name}" not in overrides:
+            yield f"nothing refers to {{{name}}}, so it changes nothing"
+
+
+# ---- estimates
+
+_OPERATORS: Mapping[type[ast.AST], Callable[..., float]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.Pow: operator.pow,
+    ast.USub: operator.neg,
+}
+
+
+def _estimate(experiment: Experiment, pool: Pool) -> float | None:
+    """What `[pool] estimate` comes to for this item. Raises SpecError."""
+    if pool.estimate is None:
+        return None
+    facts: dict[str, plan.Part] = {name: text(value) for name, value in experiment.spec.parameters.items()}
+    if experiment.seed is not None:
+        facts["seed"] = str(experiment.seed)
+    written = pool.estimate
+    try:
+        parts = word(written, Scope({}, facts)).parts
+        written = "".join(map(str, parts))
+        value = float(_calculated(ast.parse(written, mode="eval").body))
+    except UnknownReferenceError as error:
+        raise SpecError([experiment.problem(("pool", "estimate"), str(error))]) from error
+    except (SyntaxError, ValueError, ArithmeticError, TypeError, RecursionError, MemoryError) as error:
+        what = f"{written!r} is no number of seconds: numbers, parameters and + - * / ** ( )"
+        raise SpecError([experiment.problem(("pool", "estimate"), what, '"{steps} * 0.2"')]) from error
+    if not 0 <= value < math.inf:
+        raise SpecError([experiment.problem(("pool", "estimate"), f"{written!r} is {value:g}, which no time can be")])
+    return value
+
+
+def _calculated(node: ast.AST) -> float:
+    if isinstance(node, ast.Constant) and isinstance(node.value, (int, float)) and not isinstance(node.value, bool):
+        return float(node.value)
+    if isinstance(node, ast.BinOp) and type(node.op) in _OPERATORS:
+        return _OPERATORS[type(node.op)](_calculated(node.left), _calculated(node.right))
+    if isinstance(node, ast.UnaryOp) and type(node.op) in _OPERATORS:
+        return _OPERATORS[type(node.op)](_calculated(node.operand))
+    raise ValueError(ast.dump(node))
