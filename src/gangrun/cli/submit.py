@@ -40,9 +40,6 @@ SENDERS = 4
 def run(args: argparse.Namespace) -> int:
     """Plans everything first, so that one bad file leaves nothing half-sent; then creates and sends."""
     from gangrun import clusters
-    from gangrun.views import terminal
-    from gangrun.views.live import follow_runs
-    from gangrun.views.runs import as_data
 
     planned = list(_planned(args))
     if args.dry_run:
@@ -56,10 +53,15 @@ def run(args: argparse.Namespace) -> int:
         _say("interrupted; gangrun ls tells what was queued all the same")
         os._exit(130)  # the senders would be waited for, and they wait a minute for a controller that is away
     if args.wait:
+        from gangrun.views.live import follow_runs
+
         follow_runs(sent, lambda: inputs.states(sent, project), quiet=args.json)
     states = inputs.states(sent, project) if args.wait or args.json else []
     if args.json:
-        terminal.print_json([as_data(state) for state in states])
+        from gangrun.views.runs import as_data
+        from gangrun.views.terminal import print_json
+
+        print_json([as_data(state) for state in states])
     codes = [1 if state.exit_code is None else state.exit_code for state in states if args.wait] or [0] * len(sent)
     if len(sent) == 1:
         return failed[0].exit_code if failed else codes[0]

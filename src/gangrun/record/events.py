@@ -26,7 +26,8 @@ class Event:
     """Something that happened at a time."""
 
     durable: ClassVar[bool] = False
-    """Whether it must reach the disk before anything else is done: what decides if a job may exist must."""
+    """Whether it must reach the disk before anything else is done: what decides if a job may exist must. What came of
+    that is found out again, should a machine go down before it is written."""
 
     t: float = field(default_factory=lambda: round(time.time(), 3), kw_only=True)
     """Seconds since the epoch, by the clock of the machine that wrote it."""
@@ -79,8 +80,6 @@ class Submitting(Event):
 class Submitted(Event):
     """The scheduler took the job."""
 
-    durable: ClassVar[bool] = True
-
     job: str
     cluster: str = ""
 
@@ -109,8 +108,6 @@ class NeverSent(Event):
 @dataclass(frozen=True, slots=True)
 class Found(Event):
     """A job whose submission was not recorded to its end turned out to exist."""
-
-    durable: ClassVar[bool] = True
 
     job: str
     cluster: str = ""

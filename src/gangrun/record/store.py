@@ -67,7 +67,8 @@ class Store:
         draft: Path | None = None
         try:
             _make(folder, made)
-            _clear(folder, now)
+            if not made:
+                _clear(folder, now)
             stamp, draft = self._reserve(folder, now, made)
             run = RunDir(folder / stamp)
             _write(draft / "spec.toml", _bytes(spec), 0o600)
@@ -234,15 +235,16 @@ def _bytes(text: str) -> bytes:
 
 def _make(folder: Path, made: list[Path]) -> None:
     """Makes `folder` and what is missing above it, and adds what it made to `made`, outermost first."""
-    for place in reversed((folder, *folder.parents)):
-        if not place.is_dir():
-            try:
-                place.mkdir()
-            except FileExistsError:
-                if not place.is_dir():  # otherwise another process was quicker
-                    raise
-            else:
-                made.append(place)
+    try:
+        folder.mkdir()
+    except (FileNotFoundError, NotADirectoryError):
+        _make(folder.parent, made)
+        _make(folder, made)
+    except FileExistsError:
+        if not folder.is_dir():  # otherwise it was there, or another process was quicker
+            raise
+    else:
+        made.append(folder)
 
 
 def _write(path: Path, data: bytes, mode: int) -> None:

@@ -5,11 +5,28 @@ Strings in `command`, `env` and `ready` may hold references, see `gangrun.plan.r
 
 from __future__ import annotations
 
+import ast
+import inspect
 import re
 from datetime import time
-from typing import Annotated, Any, Literal, TypeAlias
+from functools import cache
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetJsonSchemaHandler,
+    WithJsonSchema,
+    model_validator,
+)
+
+if TYPE_CHECKING:
+    from pydantic_core import CoreSchema
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _MEMORY = re.compile(r"[0-9]+[KMGT]?")
@@ -184,6 +201,19 @@ def _function(text: str) -> str:
     return text
 
 
+@cache
+def _docstrings() -> dict[str, dict[str, str]]:
+    """The text under each field, by model."""
+    found: dict[str, dict[str, str]] = {}
+    source = ast.parse(Path(__file__).read_text(encoding="utf-8"))
+    for model in (node for node in source.body if isinstance(node, ast.ClassDef)):
+        for field, below in pairwise(model.body):
+            match field, below:
+                case ast.AnnAssign(target=ast.Name(name)), ast.Expr(ast.Constant(str(text))):
+                    found.setdefault(model.name, {})[name] = inspect.cleandoc(text)
+    return found
+
+
 def _choice(value: object) -> object:
     return {"type": value} if isinstance(value, str) else value
 
@@ -246,7 +276,17 @@ Positive = Annotated[int, Field(ge=1, strict=True)]
 
 
 class _Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        """The docstring under each field is its description. Read here, where somebody asks for a schema: pydantic's
+        use_attribute_docstrings does it at every start, for 11 ms."""
+        schema = handler.resolve_ref_schema(handler(core_schema))
+        for model in reversed(cls.__mro__):
+            for name, text in _docstrings().get(model.__name__, {}).items():
+                schema["properties"][cls.model_fields[name].alias or name]["description"] = text
+        return schema
 
 
 class Choice(_Model):
@@ -383,10 +423,17 @@ class Setup(_Model):
     """Lines of bash, run last; the first that fails ends the job."""
 
 
+class _OrLines:
+    """The schema of a table that may be written as a list of text."""
+
+    def __get_pydantic_json_schema__(self, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {"anyOf": [{"type": "array", "items": {"type": "string"}}, handler(core_schema)]}
+
+
 SetupOf = Annotated[
     Setup,
     BeforeValidator(lambda value: {"lines": value} if isinstance(value, list) else value),
-    WithJsonSchema({"anyOf": [{"type": "array", "items": {"type": "string"}}, Setup.model_json_schema()]}),
+    _OrLines(),
 ]
 
 
