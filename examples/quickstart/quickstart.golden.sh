@@ -24,6 +24,8 @@ setup() {
 roles() {
   start main 0 main nodes=0 cpus=1 -- \
     python train.py --lr 0.3 --seed 0 --out "${RUN_DIR}"
+  start _monitor 0 sidecar nodes=0 alone=0 node_cpus=1 flags=1 --kill-on-bad-exit=0 -- \
+    python3 -IS "${RUN_DIR}/node/monitor.py" every=15 cpus=1
 }
 
 # ---- prelude: how replicas start, stop and are watched; the same in every script

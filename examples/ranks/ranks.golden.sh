@@ -24,6 +24,8 @@ setup() {
 roles() {
   start main 0 main nodes=0,1 cpus=4 tasks=4 ranks=1 master="${PORTS[0]}" -- \
     python ranks.py
+  start _monitor 0 sidecar nodes=0,1 alone=0 node_cpus=4 flags=1 --kill-on-bad-exit=0 -- \
+    python3 -IS "${RUN_DIR}/node/monitor.py" every=15 cpus=4
 }
 
 # ---- prelude: how replicas start, stop and are watched; the same in every script

@@ -24,6 +24,8 @@ setup() {
 roles() {
   start server 0 service nodes=0 cpus=1 alone=0 node_cpus=2 -- \
     python server.py --host "${HOSTS[0]}" --port "${PORTS[0]}" --seed 0
+  start _monitor 0 sidecar nodes=0 alone=0 node_cpus=2 flags=1 --kill-on-bad-exit=0 -- \
+    python3 -IS "${RUN_DIR}/node/monitor.py" every=15 cpus=2
   ready server.0 http "http://${HOSTS[0]}:${PORTS[0]}/health" 60
   start client 0 main nodes=0 cpus=1 alone=0 node_cpus=2 -- \
     python client.py --server "${HOSTS[0]}:${PORTS[0]}" --seed 0

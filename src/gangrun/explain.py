@@ -67,6 +67,10 @@ def _run(experiment: Experiment, cluster: Cluster, plan: Plan) -> Iterator[Row]:
     if plan.template:
         yield row("template", plan.template, "")
     yield row("grace", plan.grace, DEFAULT)
+    monitor = experiment.spec.monitor
+    for key, value in {"on": monitor.on, "every": monitor.every}.items():
+        source = str(experiment.origin("monitor", key)) if key in monitor.model_fields_set else DEFAULT
+        yield Row(f"monitor.{key}", value, source)
 
 
 def _allocation(experiment: Experiment, cluster: Cluster, plan: Plan) -> Iterator[Row]:

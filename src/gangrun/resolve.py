@@ -14,6 +14,7 @@ from gangrun.plan import extensions
 from gangrun.plan import model as plan
 from gangrun.plan.batch import batch_flags
 from gangrun.plan.compose import Composer, effective_container
+from gangrun.plan.monitor import PROGRAM, monitor
 from gangrun.plan.place import Spot, place
 from gangrun.plan.problems import unknown
 from gangrun.spec.load import Experiment, Source, nearest
@@ -50,12 +51,14 @@ def resolve(experiment: Experiment, cluster: Cluster) -> plan.Plan:
     if composer.problems:
         raise SpecError(experiment.in_order(composer.problems))
     spec = experiment.spec
+    scheduler = cluster.profile.scheduler
+    own = (monitor(spec.monitor, allocation, scheduler),) if spec.monitor.on else ()
     return plan.Plan(
         experiment=experiment.experiment,
         step=experiment.step,
         seed=experiment.seed,
         cluster=cluster.name,
-        scheduler=cluster.profile.scheduler,
+        scheduler=scheduler,
         allocation=plan.Allocation(
             allocation.nodes, allocation.gpus, allocation.cpus, allocation.mem, allocation.time, flags
         ),
@@ -68,6 +71,8 @@ def resolve(experiment: Experiment, cluster: Cluster) -> plan.Plan:
         template=spec.template,
         variables=variables,
         files=files,
+        own=own,
+        programs=(PROGRAM,) if own else (),
         notes=(*notes, *composer.notes),
     )
 

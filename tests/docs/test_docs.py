@@ -226,6 +226,7 @@ TABLES: list[tuple[str, str, type[BaseModel], set[str]]] = [
     ("docs/experiment-file.md", "`[sweep]`", model.Sweep, set()),
     ("docs/experiment-file.md", "`[pool]`", model.Pool, set()),
     ("docs/experiment-file.md", "`[setup]`", model.Setup, set()),
+    ("docs/experiment-file.md", "`[monitor]`", model.Monitor, set()),
     ("docs/experiment-file.md", "`[container]`", model.Container, set()),
     ("docs/profiles.md", "Every key", model.Profile, set()),
     ("docs/profiles.md", "`[qos.NAME]`", model.Qos, set()),

@@ -585,3 +585,39 @@ def test_files_and_variables_know_the_run_and_no_job(resolved: Resolved) -> None
 )
 def test_files_and_variables_that_cannot_be(text: str, what: str, refused: Refused) -> None:
     assert refused(f"{text}\ncommand = ['x']\n")[0].startswith(f"exp/step.toml:{what}")
+
+
+# ---- what gangrun adds
+
+
+def test_a_monitor_watches_every_node_and_takes_nothing(resolved: Resolved) -> None:
+    plan = resolved("command = ['x']\n[allocation]\nnodes = 3\ngpus = 8\ncpus = 32\nmem = '100G'\n")
+    [own] = plan.own
+    assert (own.name, own.kind, own.nodes, own.gpus, own.cpus) == ("_monitor.0", "sidecar", (0, 1, 2), (), None)
+    assert command(own) == "python3 -IS ${RUN_DIR}/node/monitor.py every=15 gpus=8 cpus=32 mem=100G"
+    assert plan.programs == ("monitor.py",)
+    assert [replica.name for replica in plan.replicas] == ["main.0"]
+    assert (plan.replicas[0].cpus, plan.replicas[0].alone) == (32, True)
+
+
+def test_here_one_monitor_watches_what_plays_every_node(resolved: Resolved) -> None:
+    text = "command = ['x']\nmonitor.every = '1m'\n[allocation]\nnodes = 3\ngpus = 2\ncpus = 32\n"
+    [own] = resolved(text, profile={"scheduler": "local"}).own
+    assert own.nodes == (0,)
+    assert command(own).endswith("monitor.py every=60 gpus=6")
+
+
+@pytest.mark.parametrize("off", ["monitor = false", "monitor = { on = false }", "[monitor]\non = false\nevery = 5"])
+def test_without_a_monitor(off: str, resolved: Resolved) -> None:
+    plan = resolved(f"command = ['x']\n{off}\n")
+    assert (plan.own, plan.programs) == ((), ())
+
+
+def test_a_monitor_that_makes_no_sense(refused: Refused) -> None:
+    for value, words in (
+        ("'no'", "monitor"),
+        ("{ every = 0 }", "monitor.every"),
+        ("{ every = 'often' }", "monitor.every: 'often' is no duration"),
+        ("{ evry = '5s' }", "did you mean 'every'?"),
+    ):
+        assert words in " ".join(refused(f"command = ['x']\nmonitor = {value}\n"))

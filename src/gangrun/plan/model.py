@@ -152,6 +152,8 @@ class Plan:
     files: tuple[tuple[str, Word], ...] = ()
     """Text files for the run's directory, by their path in it; of references only those that are known when it is
     made: `Var` of the run's name and directory."""
+    own: tuple[Replica, ...] = ()
+    """Sidecars that gangrun adds. No role is called like them (`_NAME`), and they take no part in the placement."""
     programs: tuple[str, ...] = ()
     """Files of `gangrun.node` that the job runs; they are packed into the run directory."""
     notes: tuple[str, ...] = ()

@@ -97,6 +97,16 @@ class AttemptFacts:
     ended_as: str = ""
     """Slurm's state, where the job's log holds Slurm's own word on its end; empty for an end of the script's own."""
 
+    @property
+    def of_roles(self) -> Mapping[str, ReplicaFacts]:
+        """The replicas of the experiment's roles, without the sidecars that gangrun adds."""
+        return {name: replica for name, replica in (self.replicas or {}).items() if not is_own(name)}
+
+
+def is_own(replica: str) -> bool:
+    """Whether it is none of the experiment's, but one that gangrun adds."""
+    return replica.startswith("_")
+
 
 _SLURM_ENDED = re.compile(r"\*\*\* JOB \d+ ON \S+ CANCELLED AT (\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)( DUE TO [A-Z ]+)?")
 _DUE_TO = {
@@ -200,7 +210,7 @@ def first_failure(facts: AttemptFacts) -> Failure | None:
     The script blames nobody when a signal ended it; then nobody failed. Where the script itself was killed before it
     could say why, the times in the replicas' lives decide.
     """
-    replicas = facts.replicas or {}
+    replicas = facts.of_roles
     cause = facts.cause
     if cause is not None:
         if not _REPLICA.match(cause.replica):

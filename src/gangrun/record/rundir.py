@@ -8,6 +8,7 @@
         attempts/latest -> 001
         attempts/001/logs/trainer.0.log  trainer.0.step.log
         attempts/001/status/trainer.0.exit  .lives  .first  .step  .0.beat     run.start  run.exit  run.cause
+        attempts/001/usage/0.jsonl
         items.jsonl  pool.json  throttle  items/NAME/    (a sweep's; an item's directory is laid out as a run's)
 
 Every file has one writer: the client writes `events.jsonl` and what lies beside it, the job writes `job.log` and all
@@ -49,6 +50,7 @@ POOL_FILE = "pool.json"
 _LARGEST = 1 << 20
 """Bytes read of one small file of the job. None of them is near it unless something wrote garbage."""
 _PER_REPLICA = re.compile(r"(.+\.[0-9]{1,6})\.(exit|lives|first|step)\Z")
+_NODE = re.compile(r"([0-9]{1,6})\.jsonl\Z")
 _PER_NODE = re.compile(r"(.+\.[0-9]{1,6})\.([0-9]{1,6})\.beat\Z")
 
 
@@ -103,6 +105,12 @@ class AttemptDir:
     def beat(self, replica: str, node: int) -> Path:
         """Heartbeat of the replica's `node`-th node."""
         return self.status / f"{replica}.{node}.beat"
+
+    def usage(self) -> dict[int, Path]:
+        """What each node's monitor wrote, by the node's position in the allocation."""
+        folder = self.path / "usage"
+        found = (_NODE.match(name) for name in _names(str(folder)))
+        return {int(each[1]): folder / each[0] for each in sorted(filter(None, found), key=lambda each: int(each[1]))}
 
     @property
     def run_start(self) -> Path:

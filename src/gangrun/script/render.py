@@ -105,18 +105,25 @@ def _port_checks(plan: Plan) -> Iterator[str]:
 
 
 def _body(plan: Plan) -> Iterator[str]:
-    """A `start` for each replica; roles that others wait for are waited for right before the first of these."""
+    """A `start` for each replica; roles that others wait for are waited for right before the first of these.
+
+    What gangrun adds starts after all that can start at once, so that nobody's first line comes later for it.
+    """
     by_role: dict[str, list[Replica]] = {}
     for replica in plan.replicas:
         by_role.setdefault(replica.role, []).append(replica)
     waited: set[str] = set()
+    own = list(plan.own)
     for replicas in by_role.values():
         for other in replicas[0].after:
             if other not in waited:
+                yield from (line for replica in own for line in _start(plan, replica))
+                own.clear()
                 waited.add(other)
                 yield from _wait(by_role[other])
         for replica in replicas:
             yield from _start(plan, replica)
+    yield from (line for replica in own for line in _start(plan, replica))
     for name, replicas in by_role.items():
         if name not in waited and replicas[0].ready:
             yield from _wait(replicas)

@@ -499,6 +499,22 @@ class Pool(_Model):
     """`"module:function"`, called in workers that stay alive, with the item's parameters, in place of a command."""
 
 
+class Monitor(_Model):
+    """What watches the nodes: `[monitor]`, or `false` for none."""
+
+    on: bool = True
+    """Whether a small program on each node writes down what the job uses there."""
+    every: Annotated[Duration, Field(ge=1)] = 15
+    """How long between two samples."""
+
+
+MonitorOf = Annotated[
+    Monitor,
+    BeforeValidator(lambda value: {"on": value} if isinstance(value, bool) else value),
+    WithJsonSchema({"anyOf": [{"type": "boolean"}, Monitor.model_json_schema()]}),
+]
+
+
 class Spec(RoleKeys):
     """An experiment file."""
 
@@ -524,6 +540,8 @@ class Spec(RoleKeys):
     """Environment of every role."""
     setup: SetupOf = Setup()
     """Modules, virtual environment and lines of bash at the start of the job."""
+    monitor: MonitorOf = Monitor()
+    """What watches CPUs, memory, disk and GPUs of the nodes while the job runs."""
     container: Container | None = None
     """Container of every role that names none."""
     files: Files = {}

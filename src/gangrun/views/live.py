@@ -166,16 +166,16 @@ def _rows(run: RunDir, facts: AttemptFacts | None, width: int) -> Text:
     """One line for each replica: name, state, time, last line."""
     from rich.text import Text
 
-    if facts is None or not facts.replicas:
+    if facts is None or not facts.of_roles:
         return Text("waiting for the first replica", style="dim")
     rows: list[Any] = []
-    for name, replica in list(facts.replicas.items())[:MOST_ROWS]:
+    for name, replica in list(facts.of_roles.items())[:MOST_ROWS]:
         life = replica.lives[-1] if replica.lives else None
         spent = clock((life.ended or time.time()) - life.started) if life and life.started else ""
         last = (last_lines(run.attempt(facts.number).log(name), 1) or [""])[0]
         text = Text.from_ansi(f"{name:<16} {replica_state(replica):<8} {spent:>9}  {last}")
         text.truncate(width - 1, overflow="ellipsis")
         rows.append(text)
-    if (more := len(facts.replicas) - MOST_ROWS) > 0:
+    if (more := len(facts.of_roles) - MOST_ROWS) > 0:
         rows.append(Text(f"and {more} more", style="dim"))
     return Text("\n").join(rows)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from gangrun.record.facts import is_own
 from gangrun.record.rundir import AttemptDir, RunDir
 
 JOB = "job"
@@ -61,7 +62,7 @@ class Merged:
 
     run: RunDir
     role: str = ""
-    """Only this role (`trainer`) or replica (`trainer.1`); empty for everything."""
+    """Only this role (`trainer`) or replica (`trainer.1`); empty for all of the experiment's."""
     attempt: int | None = None
     """Only this attempt; None for the newest and those that follow."""
     tails: dict[str, _Tail] = field(default_factory=dict)
@@ -99,7 +100,7 @@ class Merged:
         return {str(Path(path).parent) for path in self.tails}
 
     def _wanted(self, name: str) -> bool:
-        return not self.role or self.role in (name, name.rpartition(".")[0])
+        return self.role in (name, name.rpartition(".")[0]) if self.role else not is_own(name)
 
 
 def painter(*, colour: bool) -> Callable[[Line], str]:

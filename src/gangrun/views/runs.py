@@ -23,7 +23,7 @@ def as_data(state: RunState, facts: AttemptFacts | None = None) -> dict[str, Any
         data["failed"] = asdict(state.failed)
     if facts is not None:
         data["hosts"] = list(facts.hosts)
-        data["replicas"] = {name: asdict(replica) for name, replica in (facts.replicas or {}).items()}
+        data["replicas"] = {name: asdict(replica) for name, replica in facts.of_roles.items()}
     return data
 
 
@@ -61,8 +61,8 @@ def details(run: RunDir, state: RunState, facts: AttemptFacts | None) -> list[st
         "note": state.note,
     }
     lines += [f"  {name:<9} {value}" for name, value in fields.items() if value]
-    if facts and facts.replicas:
-        lines += ["", *_replicas(facts.replicas, state)]
+    if facts and facts.of_roles:
+        lines += ["", *_replicas(facts.of_roles, state)]
     return [*lines, *failure(run, state)]
 
 

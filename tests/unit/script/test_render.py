@@ -368,12 +368,23 @@ def test_the_same_plan_gives_the_same_script(resolved: Resolved) -> None:
     assert render(plan, "e_s_1", "/r") == render(plan, "e_s_1", "/r")
 
 
+def test_what_gangrun_adds_starts_after_all_that_can_start_at_once(recorder: str) -> None:
+    ready = Ready("file", Word.of("/f"), 5)
+    first, second, last = replica("a", ready=ready), replica("b"), replica("c", after=("a",))
+    plan = plan_of(first, second, last, own=(replica("_own", kind="sidecar"),), template=recorder)
+    assert [words[:2] for words in verbs(plan) if words[0] in {"start", "ready"}] == [
+        ["start", "a"], ["start", "b"], ["start", "_own"], ["ready", "a.0"], ["start", "c"],
+    ]  # fmt: skip
+    plan = plan_of(second, own=(replica("_own", kind="sidecar"),), template=recorder)
+    assert [words[1] for words in verbs(plan) if words[0] == "start"] == ["b", "_own"]
+
+
 # ---- templates of users
 
 
 def test_a_template_of_the_users_own(resolved: Resolved, tmp_path: Path) -> None:
     (tmp_path / "t.j2").write_text("{{ run_name }} {{ plan.allocation.nodes }}\n{{ body | length }}\n")
-    plan = resolved("command = ['x']\ntemplate = '../t.j2'\n")
+    plan = resolved("command = ['x']\ntemplate = '../t.j2'\nmonitor = false\n")
     assert render(plan, "e_s_1", "/r") == "e_s_1 1\n2\n"
 
 
