@@ -18,7 +18,7 @@ from gangrun.plan.refs import Scope, UnknownReferenceError, word
 from gangrun.pool import roles as pool_roles
 from gangrun.resolve import effective_allocation, resolve
 from gangrun.spec.load import Experiment
-from gangrun.spec.model import Allocation, Pool, Role, text
+from gangrun.spec.model import Allocation, Monitor, Pool, Role, text
 from gangrun.spec.profile import Cluster
 from gangrun.spec.sweep import Item, expand
 
@@ -125,7 +125,8 @@ def _in_pool(experiment: Experiment, cluster: Cluster, item: Item) -> PlannedIte
     seat = Allocation(nodes=1, gpus=math.ceil(gpus), cpus=cpus)
     if pool.call is not None:
         spec = spec.model_copy(update={"roles": {"main": Role(command=("call", pool.call))}})
-    inside = replace(experiment, spec=spec.model_copy(update={"allocation": seat}))
+    # The pool's job is watched, its items with it.
+    inside = replace(experiment, spec=spec.model_copy(update={"allocation": seat, "monitor": Monitor(on=False)}))
     made = resolve(inside, _here(cluster))
     return PlannedItem(item, inside, made, gpus, cpus, _estimate(experiment, pool), pool.timeout, pool.retries)
 
@@ -168,7 +169,8 @@ def _pool_job(experiment: Experiment, cluster: Cluster, pool: Pool) -> plan.Plan
     update = {"roles": dict(pool_roles.roles(pool, whole)), "container": None, "sweep": None}
     outside = replace(experiment, spec=experiment.spec.model_copy(update=update))
     bare = replace(cluster, profile=cluster.profile.model_copy(update={"container": None}))
-    return replace(resolve(outside, bare), programs=pool_roles.PROGRAMS)
+    made = resolve(outside, bare)
+    return replace(made, programs=(*made.programs, *pool_roles.PROGRAMS))
 
 
 def _notes(experiment: Experiment, items: tuple[Item, ...]) -> Iterator[str]:
