@@ -26,8 +26,8 @@ def resolve(experiment: Experiment, cluster: Cluster) -> plan.Plan:
     """The plan. Raises SpecError, or PlacementError where the roles do not fit, with every problem found."""
     problems: list[Problem] = []
     allocation, _ = effective_allocation(experiment, cluster)
-    flags, notes = batch_flags(experiment, cluster, allocation, problems)
     roles = effective_roles(experiment, cluster, allocation, problems)
+    flags, notes = batch_flags(experiment, cluster, allocation, roles, problems)
     for name, role in roles.items():
         problems += _role_problems(experiment, cluster, name, role, roles)
     if problems:
@@ -112,6 +112,7 @@ def effective_roles(
 ) -> dict[str, Role]:
     """The roles with the companions that topologies add."""
     roles: dict[str, Role] = {}
+    said = {**cluster.profile.env, **experiment.spec.env}
     for name, role in experiment.spec.roles.items():
         if role.topology is None:
             roles[name] = role
@@ -124,16 +125,28 @@ def effective_roles(
             roles[name] = role
             continue
         try:
-            roles.update(expand(name, role, allocation))
+            added = expand(name, role, allocation)
         except ValueError as error:
             problems.append(experiment.problem(key, str(error)))
             roles[name] = role
+            continue
+        for other in added:
+            if other != name and (other in experiment.spec.roles or other in roles):
+                what = f"adds a role {other!r}, and there is one already"
+                problems.append(experiment.problem(key, what, "give that role another name"))
+        roles.update({other: _giving_way(made, role, said) for other, made in added.items()})
     if not experiment.spec.roles:
         problems.append(experiment.problem(("command",), "is missing: there is nothing to run", _FIRST_COMMAND))
     elif not any(role.kind == "main" for role in roles.values()):
         key = ("roles", next(iter(roles)), "kind")
         problems.append(experiment.problem(key, "no role is a main, so the job would never end", 'kind = "main"'))
     return roles
+
+
+def _giving_way(made: Role, role: Role, said: Mapping[str, str]) -> Role:
+    """What a topology puts into the environment stands back behind what the user says for all roles."""
+    env = {name: value for name, value in made.env.items() if name in role.env or name not in said}
+    return made.model_copy(update={"env": env})
 
 
 _FIRST_COMMAND = 'command = ["python", "train.py"]'
@@ -173,6 +186,10 @@ def _role_problems(
         add("ready port", f"there is no port {role.ready.port!r}", f'ports = ["{role.ready.port}"]')
     if len(set(role.ports)) < len(role.ports):
         add("ports", "names a port twice")
+    if role.min_replicas is not None and role.min_replicas > role.replicas:
+        add("min_replicas", f"{role.min_replicas} are needed, but there are {role.replicas} replicas", "replicas = …")
+    if role.min_replicas is not None and role.kind == "sidecar":
+        add("min_replicas", "a sidecar may die unnoticed, so none of them is needed", 'kind = "service"')
     return problems
 
 

@@ -25,7 +25,7 @@ def test_there_are_examples() -> None:
     assert len(EXPERIMENTS) >= 4
 
 
-@pytest.mark.parametrize("file", EXPERIMENTS, ids=lambda file: file.parent.name)
+@pytest.mark.parametrize("file", EXPERIMENTS, ids=lambda file: file.stem)
 def test_script_is_the_golden_one(file: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     # With an environment active the project's own .venv, which a fresh clone lacks, is not taken up.
     monkeypatch.setenv("VIRTUAL_ENV", "/active")
@@ -37,7 +37,7 @@ def test_script_is_the_golden_one(file: Path, request: pytest.FixtureRequest, mo
     assert text == golden.read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("file", EXPERIMENTS, ids=lambda file: file.parent.name)
+@pytest.mark.parametrize("file", EXPERIMENTS, ids=lambda file: file.stem)
 def test_golden_script_is_clean(file: Path) -> None:
     golden = file.with_suffix(".golden.sh")
     subprocess.run(["bash", "-n", golden], check=True)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from gangrun.errors import Problem
 from gangrun.spec.load import Experiment, Source, locate, nearest
-from gangrun.spec.model import Allocation, flag_name
+from gangrun.spec.model import Allocation, Role, flag_name
 from gangrun.spec.profile import Cluster
 from gangrun.spec.toml import Key
 
@@ -16,7 +16,11 @@ _OURS = ("job-name", "array", "wrap", "parsable", "test-only", "wait")
 
 
 def batch_flags(
-    experiment: Experiment, cluster: Cluster, allocation: Allocation, problems: list[Problem]
+    experiment: Experiment,
+    cluster: Cluster,
+    allocation: Allocation,
+    roles: Mapping[str, Role],
+    problems: list[Problem],
 ) -> tuple[tuple[tuple[str, str | None], ...], list[str]]:
     """The batch flags in order, without those that only the run's name and directory decide; and notes."""
     profile, qos = cluster.profile, allocation.qos
@@ -37,6 +41,8 @@ def batch_flags(
         "account": allocation.account,
     }
     flags.update({name: str(value) for name, value in optional.items() if value is not None})
+    if allocation.nodes > 1 and any(role.min_replicas for role in roles.values()):
+        flags["no-kill"] = True  # it is the script that decides what the loss of a node means
     for name, value in allocation.sbatch.items():
         if what := _refusal(name, value, cluster, allocation):
             problems.append(_flag_problem(experiment, cluster, name, what))

@@ -152,6 +152,7 @@ class Composer:
             after=role.after,
             ready=ready,
             restarts=role.restarts,
+            spare=role.replicas - (role.min_replicas or role.replicas),
             step_flags=contained.step_flags,
             shares_gpus=spot.shares_gpus,
             alone=spot.alone,
@@ -159,7 +160,13 @@ class Composer:
 
     def _launch(self, name: str, index: int, words: tuple[plan.Word, ...]) -> Launch:
         role, spot = self.roles[name], self.spots[name][index]
-        key = ("roles", name, "launcher")
+        key, scope = ("roles", name, "launcher"), self._scope(name, index)
+        options = {
+            option: self._word(value, scope, (*key, option))
+            if isinstance(value, str) and ("{" in value or "}" in value)
+            else value
+            for option, value in role.launcher.options.items()
+        }
         seat = Seat(
             name,
             index,
@@ -167,7 +174,7 @@ class Composer:
             spot.gpus,
             role.tasks,
             words,
-            role.launcher.options,
+            options,
             self._reserve(name, index),
             role.kind,
         )

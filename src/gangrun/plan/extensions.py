@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeAlias
 Group: TypeAlias = Literal["launchers", "topologies", "containers"]
 BUILT_IN: dict[Group, tuple[str, ...]] = {
     "launchers": ("exec", "torchrun", "srun"),
-    "topologies": (),
+    "topologies": ("torchft",),
     "containers": ("charliecloud",),
 }
 _FUNCTION: dict[Group, str] = {"launchers": "launch", "topologies": "expand", "containers": "contain"}

@@ -92,6 +92,8 @@ class Replica:
     """Names of roles all of whose replicas must be ready (services) or have exited 0 (mains) before it starts."""
     ready: Ready | None = None
     restarts: int = 0
+    spare: int = 0
+    """How many replicas of its role the job can go on without."""
     step_flags: tuple[Word, ...] = ()
     """Flags for the step itself, as a container runtime may need them."""
     shares_gpus: bool = False
@@ -158,3 +160,14 @@ class Plan:
     """Files of `gangrun.node` that the job runs; they are packed into the run directory."""
     notes: tuple[str, ...] = ()
     """What a reader of the plan should know, such as a flag that the site forbids and that is left out."""
+
+    @property
+    def unused_nodes(self) -> tuple[int, ...]:
+        """Nodes with nothing on them but sidecars, which only watch."""
+        used = {node for replica in self.replicas if replica.kind != "sidecar" for node in replica.nodes}
+        return tuple(node for node in range(self.allocation.nodes) if node not in used)
+
+    @property
+    def spare_nodes(self) -> tuple[int, ...]:
+        """Unused nodes onto which a replica with restarts moves when it loses its own and the job outlives that."""
+        return self.unused_nodes if "no-kill" in dict(self.allocation.flags) else ()

@@ -23,7 +23,7 @@ class Seat:
     """Processes on each node, if the role says."""
     command: tuple[Word, ...]
     options: Mapping[str, Any]
-    """The launcher's own keys, from `launcher = { type = …, … }`."""
+    """The launcher's own keys, from `launcher = { type = …, … }`; text with references is a Word."""
     port: Callable[[str], Port]
     """A TCP port of this replica by name, reserved at the first call and checked free on its first node."""
     kind: Kind = "main"
@@ -91,13 +91,15 @@ def flags(options: Mapping[str, Any]) -> tuple[Word, ...]:
     Raises ValueError for a list or a table.
     """
     for name, value in options.items():
-        if not isinstance(value, (bool, str, int, float)):
+        if not isinstance(value, (bool, str, Word, int, float)):
             raise ValueError(f"{name} is text, a number, true or false, not {value!r}")
-    return tuple(
-        Word.of(f"--{name.replace('_', '-')}" if value is True else f"--{name.replace('_', '-')}={value}")
-        for name, value in options.items()
-        if value is not False
-    )
+    return tuple(_flag(name.replace("_", "-"), value) for name, value in options.items() if value is not False)
+
+
+def _flag(name: str, value: bool | str | Word | int | float) -> Word:
+    if value is True:
+        return Word.of(f"--{name}")
+    return Word.of(f"--{name}=", *(value.parts if isinstance(value, Word) else [str(value)]))
 
 
 def no_options(launcher: str, options: Mapping[str, Any]) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 _CODE = re.compile(r"-?[0-9]{1,9}\Z")
 # bash writes the decimals of EPOCHREALTIME with the comma of the user's locale.
@@ -49,6 +49,10 @@ class Life:
     ready: float | None = None
     ended: float | None = None
     code: int | None = None
+    lost: str = ""
+    """The host with which it ended."""
+    given_up: bool = False
+    """Whether the job went on without the replica after this life."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +170,7 @@ def parse_cause(text: str) -> Cause | None:
 
 
 def parse_lives(text: str) -> tuple[Life, ...]:
-    """The lives of a replica from lines `SECONDS start`, `SECONDS ready` and `SECONDS exit CODE`.
+    """The lives of a replica from lines `SECONDS start`, `… ready`, `… exit CODE`, `… lost HOST`, `… given up`.
 
     Lines of any other form are left out. An end without a start is a life of its own, since it did happen.
     """
@@ -179,11 +183,17 @@ def parse_lives(text: str) -> tuple[Life, ...]:
         if words[1] == "start":
             lives.append(Life(started=when))
             continue
-        open_life = lives.pop() if lives and lives[-1].ended is None else Life()
+        if words[1:] == ["given", "up"] and lives:
+            lives[-1] = replace(lives[-1], given_up=True)
+            continue
+        open_life = lives.pop() if lives and lives[-1].code is None else Life()
         if words[1] == "ready":
-            lives.append(Life(open_life.started, when))
+            lives.append(replace(open_life, ready=when))
         elif words[1] == "exit" and len(words) > 2 and (code := parse_code(words[2])) is not None:
-            lives.append(Life(open_life.started, open_life.ready, when, code))
+            lives.append(replace(open_life, ended=when, code=code))
+        elif words[1] == "lost" and len(words) > 2:
+            # No exit follows where the script itself ends what waited for that host.
+            lives.append(replace(open_life, ended=when, lost=words[2]))
         elif open_life != Life():
             lives.append(open_life)
     return tuple(lives)

@@ -34,7 +34,7 @@ def render(plan: Plan, run_name: str, run_dir: str, first_attempt: int = 1) -> s
         "grace": plan.grace,
         "setup": list(_setup(plan)),
         "prelude": prelude(plan.scheduler),
-        "begin": " ".join((str(plan.allocation.nodes), str(plan.ports), *_port_checks(plan))),
+        "begin": " ".join(_begin(plan)),
         "body": list(_body(plan)),
         "plan": plan,
     }
@@ -97,11 +97,16 @@ def _setup(plan: Plan) -> Iterator[str]:
     yield from (f"export {name}={bash(word)}" for name, word in plan.env)
 
 
-def _port_checks(plan: Plan) -> Iterator[str]:
-    """`NODE:OFFSET` of every port, which must be free on its replica's first node."""
+def _begin(plan: Plan) -> Iterator[str]:
+    """Nodes, ports, `NODE:OFFSET` of every port, which must be free on its replica's first node, and spare nodes."""
+    yield str(plan.allocation.nodes)
+    yield str(plan.ports)
     checks = [f"{replica.nodes[0]}:{port.offset}" for replica in plan.replicas for _, port in replica.ports]
-    if checks:
-        yield ",".join(checks)
+    spares = plan.spare_nodes
+    if checks or spares:
+        yield ",".join(checks) or "''"
+    if spares:
+        yield ",".join(map(str, spares))
 
 
 def _body(plan: Plan) -> Iterator[str]:
@@ -147,6 +152,7 @@ def _start(plan: Plan, replica: Replica) -> Iterator[str]:
         "tasks": replica.tasks if replica.tasks > 1 else None,
         "threads": replica.threads if replica.cpus and replica.threads != replica.cpus // replica.tasks else None,
         "restarts": replica.restarts,
+        "spare": replica.spare,
         "ranks": int(replica.ranks),
         "master": bash(Word((master,))) if master else None,
         "alone": None if replica.alone else "0",

@@ -378,6 +378,8 @@ class RoleKeys(_Model):
     """Names of TCP ports, each replica gets its own."""
     restarts: Count = 0
     """How often a replica that ends badly is started again while the others go on."""
+    min_replicas: Positive | None = None
+    """How many replicas the job cannot do without; without it all of them."""
 
 
 class Role(RoleKeys):

@@ -50,7 +50,7 @@ def as_data(plan: Plan, explained: Explained | None = None) -> dict[str, Any]:
         "env": {name: shown(word) for name, word in plan.env},
         "setup": list(plan.setup),
         "workdir": plan.workdir,
-        "unused": {"nodes": list(_unused_nodes(plan)), "gpus": _unused_gpus(plan)},
+        "unused": {"nodes": list(plan.unused_nodes), "gpus": _unused_gpus(plan)},
         "notes": list(plan.notes),
     }
     if explained is not None:
@@ -79,6 +79,7 @@ def _replica_data(replica: Replica) -> dict[str, Any]:
         "after": list(replica.after),
         "ready": {"kind": ready.kind, "target": shown(ready.target), "within": ready.within} if ready else None,
         "restarts": replica.restarts,
+        "spare": replica.spare,
         "step_flags": [shown(word) for word in replica.step_flags],
     }
 
@@ -92,12 +93,6 @@ def _gpu_hours(allocation: Allocation) -> float | None:
 def _unused_gpus(plan: Plan) -> int:
     used = {(node, gpu) for replica in plan.replicas for node in replica.nodes for gpu in replica.gpus}
     return plan.allocation.nodes * plan.allocation.gpus - len(used)
-
-
-def _unused_nodes(plan: Plan) -> list[int]:
-    """Nodes with nothing on them but sidecars, which only watch."""
-    used = {node for replica in plan.replicas if replica.kind != "sidecar" for node in replica.nodes}
-    return [node for node in range(plan.allocation.nodes) if node not in used]
 
 
 # ---- the drawing
@@ -183,9 +178,10 @@ def _header(plan: Plan, width: int) -> list[Text]:
 
 def _unused(plan: Plan) -> list[str]:
     allocation, words = plan.allocation, []
-    if nodes := _unused_nodes(plan):
+    if nodes := plan.unused_nodes:
         one = "node" if len(nodes) == 1 else "nodes"
-        words.append(f"{len(nodes)} of {_count(allocation.nodes, 'node')} unused: {one} {_ranges(nodes)}")
+        spare = ", to take the place of one that is lost" if plan.spare_nodes else ""
+        words.append(f"{len(nodes)} of {_count(allocation.nodes, 'node')} unused: {one} {_ranges(nodes)}{spare}")
     if gpus := _unused_gpus(plan):
         words.append(f"{gpus} of {_count(allocation.nodes * allocation.gpus, 'GPU')} unused")
     return words
@@ -394,6 +390,8 @@ def _more(replica: Replica) -> str:
         facts.append(f"ready: {ready.kind} {_word(ready.target)} within {_duration(ready.within)}")
     if replica.restarts:
         facts.append(f"restarts up to {_count(replica.restarts, 'time')}")
+    if replica.spare:
+        facts.append(f"the job goes on without {replica.spare} of {replica.count}")
     return "; ".join(facts)
 
 

@@ -63,6 +63,8 @@ def details(run: RunDir, state: RunState, facts: AttemptFacts | None) -> list[st
     lines += [f"  {name:<9} {value}" for name, value in fields.items() if value]
     if facts and facts.of_roles:
         lines += ["", *_replicas(facts.of_roles, state)]
+        diary = [f"  {time.strftime('%H:%M:%S', time.localtime(when))}  {words}" for when, words in deaths(facts)]
+        lines += ["", *diary] if diary else []
     return [*lines, *failure(run, state)]
 
 
@@ -80,6 +82,20 @@ def failure(run: RunDir, state: RunState) -> list[str]:
         if tail := last_lines(path.parent / path.name):
             lines += [f"last lines of {path}:", *(f"  | {line}" for line in tail)]
     return lines
+
+
+def deaths(facts: AttemptFacts) -> list[tuple[float, str]]:
+    """When a replica died and was started again or given up, in the order of time; nothing of the last lives."""
+    told: list[tuple[float, str]] = []
+    for name, replica in facts.of_roles.items():
+        for life, following in zip(replica.lives, (*replica.lives[1:], None), strict=True):
+            if following is None and not life.given_up:
+                continue
+            how = f"was lost with {life.lost}" if life.lost else f"ended with exit code {life.code}"
+            told.append((life.ended or 0.0, f"{name} {how}{', and was given up' if life.given_up else ''}"))
+            if following is not None:
+                told.append((following.started or 0.0, f"{name} was started again"))
+    return sorted(told, key=lambda pair: pair[0])
 
 
 def last_lines(path: Any, count: int = LAST_LINES) -> list[str]:
@@ -110,7 +126,9 @@ def _replicas(replicas: Mapping[str, ReplicaFacts], state: RunState) -> Iterator
 
 
 def replica_state(replica: ReplicaFacts) -> str:
-    """`waits`, `runs`, `ready` or `exit N`."""
+    """`waits`, `runs`, `ready`, `exit N` or `lost`."""
+    if replica.lives and replica.lives[-1].lost:
+        return "lost"
     if replica.exit is not None:
         return f"exit {replica.exit}"
     if not replica.lives:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gangrun.record.facts import AttemptFacts
+from gangrun.record.facts import AttemptFacts, ReplicaFacts
 from gangrun.record.rundir import RunDir
 from gangrun.record.state import RunState, State
 from gangrun.scheduler import reasons
@@ -46,7 +46,8 @@ def _reasons(run: RunDir, state: RunState, facts: AttemptFacts | None) -> Iterat
         yield f"nothing is wrong that the record shows: it goes on{started}"
         return
     if state.state == State.COMPLETED:
-        yield "all mains exited 0"
+        missing = [name for name, replica in (facts.of_roles if facts else {}).items() if _given_up(replica)]
+        yield "all mains exited 0" + (f", but for {', '.join(missing)}, without which the job went on" if missing else "")
         return
     yield from _cause(facts)
     if state.state != State.FAILED:
@@ -59,6 +60,10 @@ def _reasons(run: RunDir, state: RunState, facts: AttemptFacts | None) -> Iterat
     if state.failed is None and (tail := last_lines(run.job_log)):
         yield f"last lines of {run.job_log}:"
         yield from (f"  | {line}" for line in tail)
+
+
+def _given_up(replica: ReplicaFacts) -> bool:
+    return bool(replica.lives) and replica.lives[-1].given_up
 
 
 _OWN = {

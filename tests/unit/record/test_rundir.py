@@ -295,6 +295,8 @@ def test_causes(text: str, cause: Cause | None) -> None:
         ("5 start\n9 exit ", (Life(5.0),)),
         ("5 start\n10 start\n", (Life(5.0), Life(10.0))),
         ("9 exit 1\n", (Life(None, None, 9.0, 1),)),
+        ("5 start\n8 lost node4\n9 exit 1\n9 given up\n", (Life(5.0, None, 9.0, 1, "node4", given_up=True),)),
+        ("5 start\n8 lost node4\n9 start\n", (Life(5.0, None, 8.0, None, "node4"), Life(9.0))),
         ("garbage\n5 dance\nx start\n6 start\n", (Life(6.0),)),
     ],
 )

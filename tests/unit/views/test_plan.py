@@ -305,6 +305,7 @@ def test_the_plan_as_data(resolved: Resolved) -> None:
         "after": [],
         "ready": {"kind": "http", "target": "http://${HOSTS[0]}:${PORTS[1]}/health", "within": 300},
         "restarts": 0,
+        "spare": 0,
         "step_flags": [],
     }
     assert data["env"] == {"A": "${RUN_DIR}"}

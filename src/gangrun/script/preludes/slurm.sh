@@ -87,30 +87,32 @@ ended_everywhere() {
 
 # Nodes die without anyone telling (measured: 4 minutes), so a beat that stands still for 20 s is reason to ask.
 listen() {
-  local name node key k beat fresh='' silent=() entry
+  local name host key k beat fresh='' silent=() entry gone=''
   ((SECONDS >= NEXT_LOOK)) || return 0
   NEXT_LOOK=$((SECONDS + 5))
   for name in "${NAMES[@]}"; do
     [[ ${KIND[$name]} != sidecar && -n ${PROCESS[$name]} ]] || continue
     k=0
-    for node in ${NODES[$name]}; do
+    for host in ${NODES[$name]}; do
       key=$name.$k beat=''
       ((++k))
       { read -r beat <"$STATUS/$key.beat"; } 2>/dev/null # it may not be there yet
       [[ -n $beat && $beat != exit* ]] || continue
       [[ $beat == "${SEEN[$key]:-}" ]] || SEEN[$key]=$beat SEEN_AT[$key]=$SECONDS
-      if ((SECONDS - ${SEEN_AT[$key]} < 20)); then fresh=yes; else silent+=("$name $node $key"); fi
+      if ((SECONDS - ${SEEN_AT[$key]} < 20)); then fresh=yes; else silent+=("$name $host $key"); fi
     done
   done
   # If this node's own stand still and no other moves, it is the file system and not the nodes.
-  [[ -n $fresh || "${silent[*]}" != *' 0 '* ]] || return 0
+  [[ -n $fresh || "${silent[*]}" != *" ${HOSTS[0]} "* ]] || return 0
   for entry in "${silent[@]}"; do
-    read -r name node key <<<"$entry"
-    on "${HOSTS[node]}" inhabited "$JOB/$ATTEMPT/$name/"
+    read -r name host key <<<"$entry"
+    [[ $name != "$gone" ]] || continue # with the first of its nodes
+    [[ -z ${LOST[$host]:-} ]] || { lose "$name" "$host" && continue; }
+    on "$host" inhabited "$JOB/$ATTEMPT/$name/"
     case $? in
       0) SEEN_AT[$key]=$SECONDS ;;                                       # there, and slow
-      3) ((SECONDS - ${SEEN_AT[$key]} < 120)) || lose "$name" "$node" ;; # gone, and srun should have told us
-      *) ! on "${HOSTS[0]}" true || lose "$name" "$node" ;;              # no answer, though Slurm itself is well
+      3) ((SECONDS - ${SEEN_AT[$key]} < 120)) || lose "$name" "$host" ;; # gone, and srun should have told us
+      *) ! on "${HOSTS[0]}" true || lose "$name" "$host" ;;              # no answer, though Slurm itself is well
     esac
     obey # it may have been a signal that ended the asking
   done
@@ -118,10 +120,18 @@ listen() {
 
 inhabited() { grep -qlzF "GANGRUN_TASK=$1" /proc/[0-9]*/environ 2>/dev/null || exit 3; }
 
+# lose NAME HOST: ends the job, or else what waits for that host here and what is left of the replica elsewhere.
 lose() {
+  local step=''
   obey
-  note "$1" "lost ${HOSTS[$2]}"
-  end "lost ${HOSTS[$2]} $1" 1
+  note "$1" "lost $2"
+  LOST[$2]=yes gone=$1
+  ((${SPARE[${1%.*}]} || (${RESTARTS[$1]} && ${#SPARE_NODES[@]}))) || end "lost $2 $1" 1
+  read -r step <"$STATUS/$1.step"
+  kill -KILL -- "-${PROCESS[$1]}"
+  wait "${PROCESS[$1]}" 2>/dev/null
+  [[ -z $step ]] || aside timeout 20 scancel "$step"
+  bury "$1"
 }
 
 # ask SIGNAL NAME...: through slurmctld, as srun knows no grace: whatever ends it makes it kill its tasks at once.
@@ -144,6 +154,6 @@ force() {
 # Where Slurm tracks processes by their parents (proctrack/linuxproc), a daemon that was orphaned outlives its step.
 sweep_everywhere() {
   local host hosts=''
-  for host in "${HOSTS[@]}"; do [[ $CAUSE == "lost $host "* ]] || hosts+=" $host"; done
+  for host in "${HOSTS[@]}"; do [[ -n ${LOST[$host]:-} ]] || hosts+=" $host"; done
   [[ -z $hosts ]] || on "${hosts# }" sweep "$JOB/$ATTEMPT/"
 }
