@@ -25,6 +25,8 @@ setup() {
 roles() {
   start main 0 main nodes=0,1 gpus=0,1 cpus=3 threads=1 -- \
     torchrun --nnodes=2 --rdzv-backend=c10d "--rdzv-endpoint=${HOSTS[0]}:${PORTS[0]}" "--rdzv-id=${JOB}.${ATTEMPT}.main.0" --nproc-per-node=2 ddp.py --optimizer muon --seed 0 --out "${RUN_DIR}/checkpoints"
+  start _monitor 0 sidecar nodes=0,1 alone=0 node_cpus=3 flags=1 --kill-on-bad-exit=0 -- \
+    python3 -IS "${RUN_DIR}/node/monitor.py" every=15 gpus=2 cpus=3
 }
 
 # ---- prelude: how replicas start, stop and are watched; the same in every script

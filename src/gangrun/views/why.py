@@ -47,7 +47,9 @@ def _reasons(run: RunDir, state: RunState, facts: AttemptFacts | None) -> Iterat
         return
     if state.state == State.COMPLETED:
         missing = [name for name, replica in (facts.of_roles if facts else {}).items() if _given_up(replica)]
-        yield "all mains exited 0" + (f", but for {', '.join(missing)}, without which the job went on" if missing else "")
+        yield "all mains exited 0" + (
+            f", but for {', '.join(missing)}, without which the job went on" if missing else ""
+        )
         return
     yield from _cause(facts)
     if state.state != State.FAILED:
