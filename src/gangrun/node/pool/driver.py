@@ -242,7 +242,7 @@ class Driver:
         else:
             item.state = "done"
             self._counts["done"] += 1
-            if self._items.learn():
+            if self._items.learn(self._counts["done"]):
                 self._queue()
 
     # --- what to start next ------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import json
 import os
 from dataclasses import dataclass, field
@@ -83,9 +84,8 @@ class Items:
         """Those that are `waiting`, `running`, `done` or `failed`."""
         return [item for item in self.all.values() if item.state == state]
 
-    def learn(self) -> bool:
-        """Predicts anew when there is clearly more to learn from; True if it did."""
-        done = sum(1 for item in self.all.values() if item.state == "done")
+    def learn(self, done: int) -> bool:
+        """Predicts anew when so many that are done are clearly more than at the last time; True if it did."""
         if done < ENOUGH or done < self._evidence * 1.3:
             return False
         self.predict()
@@ -146,6 +146,8 @@ class _Model:
         for key, value in self._factors:
             if isinstance(value, (int, float)):
                 self._numbers.setdefault(key, []).append(value)
+        for numbers in self._numbers.values():
+            numbers.sort()
 
     def of(self, item: Item) -> float | None:
         """Seconds; None where nothing is known."""
@@ -153,8 +155,14 @@ class _Model:
             return None
         seconds = self._mean
         for key, value in item.parameters.items():
-            if isinstance(value, (int, float)) and (key, value) not in self._factors and key in self._numbers:
-                value = min(self._numbers[key], key=lambda other: abs(other - value))  # noqa: PLW2901
             if isinstance(value, (str, int, float, bool)):
-                seconds *= self._factors.get((key, value), 1.0)
+                seconds *= self._factors.get((key, self._nearest(key, value)), 1.0)
         return seconds
+
+    def _nearest(self, key: str, value: Any) -> Any:
+        """The value itself where it has been seen, else the number that comes next to it."""
+        numbers = self._numbers.get(key)
+        if (key, value) in self._factors or not numbers or isinstance(value, str):
+            return value
+        at = bisect.bisect(numbers, value)
+        return min(numbers[max(at - 1, 0) : at + 1], key=lambda other: abs(other - value))
