@@ -53,7 +53,7 @@ class Pool:
         """Makes the run directory."""
         self.dir.mkdir(parents=True)
         shutil.copytree(SOURCE, self.dir / "node" / "pool", ignore=shutil.ignore_patterns("__pycache__"))
-        (self.dir / "pool.json").write_text(json.dumps({"engine": "steps", "nodes": 1, **settings}))
+        (self.dir / "pool.json").write_text(json.dumps({"engine": "steps", "nodes": 1, "grace": 2, **settings}))
         lines = ({"index": index, "cwd": str(self.dir), **each} for index, each in enumerate(items))
         (self.dir / "items.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
         with socket.socket() as probe:
@@ -84,11 +84,11 @@ class Pool:
     def drive(self, **env: str) -> subprocess.Popen[str]:
         return self._spawn("drive", str(self.port), env=env)
 
-    def work(self, node: int = 0, gpus: str = "", cpus: int = 4, grace: float = 2, **env: str) -> subprocess.Popen[str]:
+    def work(self, node: int = 0, gpus: str = "", cpus: int = 4, **env: str) -> subprocess.Popen[str]:
         """The agent of a node."""
         words = ("--name", str(node), "--host", "127.0.0.1", "--port", str(self.port))
         env = {"SLURMD_NODENAME": f"n{node}", "CUDA_VISIBLE_DEVICES": gpus, **env}
-        return self._spawn("work", *words, "--cpus", str(cpus), "--grace", str(grace), env=env)
+        return self._spawn("work", *words, "--cpus", str(cpus), env=env)
 
     def events(self, kind: str = "") -> list[dict[str, Any]]:
         try:

@@ -149,11 +149,8 @@ def _share(experiment: Experiment, pool: Pool, whole: Allocation) -> tuple[float
     if gpus > whole.gpus:
         what = f"an item asks for {gpus:g} GPUs, but a node of the pool has {whole.gpus}"
         raise wrong("gpus", what, f"ask for allocation.gpus = {math.ceil(gpus)}, or for less here")
-    if gpus != int(gpus) and (gpus > 1 or pool.engine == "steps"):
-        what = f"{gpus:g} GPUs: " + (
-            "above one they are whole" if gpus > 1 else "the engine steps hands out whole ones"
-        )
-        raise wrong("gpus", what, "a whole number" if gpus > 1 else 'engine = "ray" shares a GPU among items')
+    if gpus != int(gpus) and gpus > 1:
+        raise wrong("gpus", f"{gpus:g} GPUs: above one they are whole", "a whole number, or a fraction below one")
     if pool.cpus is not None and whole.cpus is not None and pool.cpus > whole.cpus:
         what = f"an item asks for {pool.cpus} CPUs, but a node of the pool has {whole.cpus}"
         raise wrong("cpus", what, f"ask for allocation.cpus = {pool.cpus}, or for less here")
@@ -166,11 +163,15 @@ def _pool_job(experiment: Experiment, cluster: Cluster, pool: Pool) -> plan.Plan
     """The job that holds the allocation and in which the driver is the main."""
     whole, _ = effective_allocation(experiment, cluster)
     # Items enter their container one by one; the driver is outside, where srun is.
-    update = {"roles": dict(pool_roles.roles(pool, whole)), "container": None, "sweep": None}
+    update: dict[str, object] = {"roles": dict(pool_roles.roles(pool, whole)), "container": None, "sweep": None}
+    if whole.nodes > 1:
+        asked = experiment.spec.allocation
+        update["allocation"] = asked.model_copy(update={"sbatch": {**pool_roles.SBATCH, **asked.sbatch}})
     outside = replace(experiment, spec=experiment.spec.model_copy(update=update))
     bare = replace(cluster, profile=cluster.profile.model_copy(update={"container": None}))
-    made = resolve(outside, bare)
-    return replace(made, programs=(*made.programs, *pool_roles.PROGRAMS))
+    job = resolve(outside, bare)
+    programs = (*job.programs, *pool_roles.PROGRAMS)
+    return replace(job, programs=programs, setup=(*job.setup, *pool_roles.SETUP))
 
 
 def _notes(experiment: Experiment, items: tuple[Item, ...]) -> Iterator[str]:

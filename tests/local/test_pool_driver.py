@@ -133,7 +133,7 @@ for i in {1..300}; do sleep 0.1; done
 def test_a_timeout_ends_the_whole_tree(pool: Pool) -> None:
     pool.write([bash("slow", TREE, timeout=0.5), bash("good", "sleep 2")])
     driver = pool.drive()
-    pool.work(grace=1)
+    pool.work()
     code, _ = pool.ended(driver)
     assert code == 1
     (span,) = pool.fold().items[0].spans
@@ -166,7 +166,7 @@ def test_a_killed_driver_repeats_only_what_was_running(pool: Pool) -> None:
         [bash("short", "sleep 0.1"), bash("long", "echo here; sleep 1.5"), bash("later", "true")], max_parallel=2
     )
     driver = pool.drive()
-    agent = pool.work(grace=1)
+    agent = pool.work()
     pool.wait_for("Ended", 2)
     (opened,) = pool.events("Opened")
     os.kill(opened["pid"], signal.SIGKILL)
@@ -220,7 +220,7 @@ def test_an_asked_driver_ends_all_gently_and_leaves_the_rest_for_later(pool: Poo
 def test_agents_end_their_items_when_the_driver_is_gone(pool: Pool) -> None:
     pool.write([bash("a", "echo here; sleep 100")])
     driver = pool.drive()
-    agent = pool.work(grace=1)
+    agent = pool.work()
     pool.wait_for("Started")
     wait_for(lambda: left(pool))
     os.killpg(driver.pid, signal.SIGKILL)
@@ -303,7 +303,7 @@ def test_warm_items_share_workers_and_crash_alone(pool: Pool) -> None:
     pool.write(items, call="mine:work")
     (pool.dir / "mine.py").write_text(MODULE)
     driver = pool.drive()
-    agent = pool.work(0, "0,1", grace=1)
+    agent = pool.work(0, "0,1")
     code, out = pool.ended(driver)
     assert code == 1, out
     assert "16 done, 4 failed" in out

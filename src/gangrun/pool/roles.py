@@ -1,15 +1,35 @@
-"""A pool as roles on its allocation: the driver is the main, and an engine may add services of its own."""
+"""A pool as roles on its allocation: the driver is the main, and an engine adds what starts the items."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
+from gangrun import node
 from gangrun.spec.model import Allocation, Pool, Role
 
-PROGRAMS: tuple[str, ...] = ()
+PROGRAMS = node.POOL
 """Files of `gangrun.node` that are packed into the run directory for it."""
+SETUP = ("read -r GANGRUN_POOL_KEY </proc/sys/kernel/random/uuid && export GANGRUN_POOL_KEY",)
+"""What the job does before its roles start: draws the key by which the pool's processes know each other."""
+SBATCH = {"no-kill": True}
+"""Flags of a job of several nodes: the loss of one is not the end of the others."""
+_POOL = ("python3", "{run.dir}/node/pool")
 
 
 def roles(pool: Pool, allocation: Allocation) -> Mapping[str, Role]:  # noqa: ARG001
     """The roles of the pool's job. `{run.dir}` holds `items.jsonl`, `pool.json` and `node/`."""
-    return {"main": Role(command=("bash", "-c", "echo no engine yet; exit 1"), nodes=1, gpus=0)}
+    place = ("--name", "{index}", "--host", "{main.host}", "--port", "{main.port.pool}")
+    cpus = ("--cpus", str(allocation.cpus)) if allocation.cpus else ()
+    return {
+        "main": Role(command=(*_POOL, "drive", "{self.port.pool}"), nodes=1, gpus=0, ports=("pool",)),
+        # Sidecars, so that one which is lost with its node does not end the job.
+        "agent": Role(
+            command=(*_POOL, "work", *place, *cpus),
+            kind="sidecar",
+            replicas=allocation.nodes,
+            nodes=1,
+            gpus=allocation.gpus,
+            cpus=allocation.cpus,
+            restarts=3,
+        ),
+    }

@@ -27,7 +27,7 @@ class Agent:
     def __init__(self, place: argparse.Namespace) -> None:
         self._place = place
         self._selector = selectors.DefaultSelector()
-        self._processes = Processes(self._ended, place.grace, self._selector)
+        self._processes = Processes(self._ended, LAST_GRACE, self._selector)
         self._channel: Channel | None = None
         self._stopping = False
         self._finished = False
@@ -87,6 +87,7 @@ class Agent:
         answer = self._next(channel)
         if not proved("driver", ours, answer.get("proof")):
             raise ChannelError("that is not our driver")
+        self._processes.grace = float(answer.get("grace", LAST_GRACE))
         devices = self._processes.devices.get("CUDA_VISIBLE_DEVICES", [])
         channel.send(
             {
@@ -186,6 +187,5 @@ def main(words: list[str]) -> int:
     parser.add_argument("--host", required=True)
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--cpus", type=int, default=0)
-    parser.add_argument("--grace", type=float, default=30)
     parser.add_argument("--only", type=int)
     return Agent(parser.parse_args(words)).run()

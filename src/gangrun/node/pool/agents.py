@@ -24,8 +24,9 @@ class _Guest:
 class Agents:
     """The agents of all nodes."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, grace: float) -> None:
         self._port = port
+        self._grace = grace
         self._selector = selectors.DefaultSelector()
         self._guests: list[_Guest] = []
         self._by_node: dict[str, _Guest] = {}
@@ -114,7 +115,8 @@ class Agents:
 
     def _introduce(self, guest: _Guest, message: Message) -> None:
         if "hello" in message:
-            guest.channel.send({"hello": guest.nonce, "proof": proof("driver", str(message["hello"]))})
+            answer = proof("driver", str(message["hello"]))
+            guest.channel.send({"hello": guest.nonce, "proof": answer, "grace": self._grace})
             return
         if not proved("agent", guest.nonce, message.get("proof")):
             raise ChannelError("not one of our agents")

@@ -68,8 +68,10 @@ def _drive(run: Path, port: int) -> int:
         return 1
 
 
-def _engine(_settings: dict[str, Any], port: int) -> Engine:
-    return Agents(port)
+def _engine(settings: dict[str, Any], port: int) -> Engine:
+    # Shorter than the job's, in which the driver must still write down how they ended.
+    grace = max(settings.get("grace", 30) - 3.0, settings.get("grace", 30) / 2)
+    return Agents(port, grace)
 
 
 class Driver:
