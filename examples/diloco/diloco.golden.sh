@@ -327,7 +327,7 @@ finish() {
   trap - EXIT
   trap : HUP INT TERM USR1 USR2
   set +eu
-  [[ $PHASE != setup ]] || { CAUSE="setup $code" && code=$((code ? code : 1)); }
+  [[ $PHASE != setup || -n $CAUSE ]] || { CAUSE="setup $code" && code=$((code ? code : 1)); }
   [[ -z $CAUSE ]] || { say "$CAUSE" && record run.cause "$CAUSE"; }
   stop main
   stop service sidecar

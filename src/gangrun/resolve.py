@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Literal
 
 from gangrun.errors import PlacementError, Problem, SpecError
-from gangrun.plan import extensions
+from gangrun.plan import chain, extensions
 from gangrun.plan import model as plan
 from gangrun.plan.batch import batch_flags
 from gangrun.plan.compose import Composer, effective_container
@@ -30,6 +30,7 @@ def resolve(experiment: Experiment, cluster: Cluster) -> plan.Plan:
     flags, notes = batch_flags(experiment, cluster, allocation, roles, problems)
     for name, role in roles.items():
         problems += _role_problems(experiment, cluster, name, role, roles)
+    needs, checkpoint = chain.needs(experiment, problems), chain.checkpoint(experiment)
     if problems:
         raise SpecError(experiment.in_order(problems))
     order = _start_order(experiment, roles)
@@ -72,7 +73,9 @@ def resolve(experiment: Experiment, cluster: Cluster) -> plan.Plan:
         variables=variables,
         files=files,
         own=own,
-        programs=(PROGRAM,) if own else (),
+        programs=(*((PROGRAM,) if own else ()), *(("checkpoint.py",) if checkpoint else ())),
+        needs=needs,
+        checkpoint=checkpoint,
         notes=(*notes, *composer.notes),
     )
 

@@ -19,17 +19,21 @@ import tomli_w
 
 import gangrun
 from gangrun import node
-from gangrun.errors import RecordError, Rejected, SchedulerError
+from gangrun.errors import InputError, RecordError, Rejected, SchedulerError
+from gangrun.node import checkpoint
 from gangrun.plan.model import Plan, Word
 from gangrun.project import OUTPUTS
 from gangrun.record import events
 from gangrun.record.rundir import NODE, RunDir
+from gangrun.record.state import RunState
 from gangrun.record.store import Store
 from gangrun.scheduler.local import foreground, job_id
 from gangrun.scheduler.model import Scheduler, Submission
 from gangrun.script.quote import known_text
 from gangrun.script.render import render
+from gangrun.spec import toml
 from gangrun.spec.load import Experiment
+from gangrun.spec.model import Resume
 from gangrun.spec.profile import LOCAL
 
 
@@ -87,9 +91,13 @@ def resolved(experiment: Experiment, cluster: str) -> str:
     return head + tomli_w.dumps({**fixed, **values, **fixed, "workdir": workdir})
 
 
-def send(run: RunDir, cluster: str, scheduler: Scheduler, flags: Sequence[str] = ()) -> str:
-    """Queues a created run and returns its job id. Raises Rejected or another SchedulerError, recorded before."""
-    run.append(events.Submitting.here(1, run.run_id))
+def send(run: RunDir, cluster: str, scheduler: Scheduler, flags: Sequence[str] = (), attempt: int = 1) -> str:
+    """Queues a run and returns its job id. Raises Rejected or another SchedulerError, recorded before.
+
+    `attempt` is the number of the job's first life: every further job of a run is a further attempt, in the same
+    directory and under the same name.
+    """
+    run.append(events.Submitting.here(attempt, run.run_id))
     try:
         job = scheduler.submit(Submission(run.run_id, run.script, tuple(flags)))
     except Rejected as error:
@@ -100,6 +108,25 @@ def send(run: RunDir, cluster: str, scheduler: Scheduler, flags: Sequence[str] =
         raise
     run.append(events.Submitted(job, cluster))
     return job
+
+
+def next_attempt(run: RunDir) -> int:
+    """The number of the attempt that a further job of the run begins with."""
+    return max(run.attempts(), default=0) + 1
+
+
+def require_checkpoint(run: RunDir, state: RunState) -> None:
+    """Raises InputError where the run is to go on from a checkpoint of its own and has left none."""
+    resume = toml.read(run.spec)[0].get("resume")
+    if not isinstance(resume, dict) or not state.attempt:
+        return
+    found, why = checkpoint.newest(run.path, str(resume.get("glob", Resume.model_fields["glob"].default)))
+    if found is None:
+        raise InputError(
+            f"{run.run_id} cannot be resumed: it has left no checkpoint",
+            why=why,
+            way_out=f"gangrun submit {run.spec} begins anew",
+        )
 
 
 def start_here(run: RunDir) -> subprocess.Popen[bytes]:

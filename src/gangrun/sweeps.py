@@ -164,6 +164,7 @@ def _pool_job(experiment: Experiment, cluster: Cluster, pool: Pool) -> plan.Plan
     whole, _ = effective_allocation(experiment, cluster)
     # Items enter their container one by one; the driver is outside, where srun is.
     update: dict[str, object] = {"roles": dict(pool_roles.roles(pool, whole)), "container": None, "sweep": None}
+    update |= {"needs": (), "load": None, "resume": None}  # the items have them
     if whole.nodes > 1:
         asked = experiment.spec.allocation
         update["allocation"] = asked.model_copy(update={"sbatch": {**pool_roles.SBATCH, **asked.sbatch}})

@@ -228,6 +228,8 @@ TABLES: list[tuple[str, str, type[BaseModel], set[str]]] = [
     ("docs/experiment-file.md", "`[setup]`", model.Setup, set()),
     ("docs/experiment-file.md", "`[monitor]`", model.Monitor, set()),
     ("docs/experiment-file.md", "`[container]`", model.Container, set()),
+    ("docs/experiment-file.md", "`[load]`", model.Load, set()),
+    ("docs/experiment-file.md", "`[resume]`", model.Resume, set()),
     ("docs/profiles.md", "Every key", model.Profile, set()),
     ("docs/profiles.md", "`[qos.NAME]`", model.Qos, set()),
 ]

@@ -24,10 +24,12 @@ COMMANDS = {
     "Run": {
         "run": "run here and now: this machine, or the allocation you hold",
         "submit": "queue on the cluster",
+        "resume": "go on with runs that failed: the next attempt of the same run",
         "cancel": "end runs",
     },
     "See after": {
         "ls": "list runs and their state",
+        "tree": "the experiment tree: steps, seeds, and the newest run of each",
         "show": "everything about one run: state, replicas, exit codes",
         "logs": "read or follow what the replicas printed",
         "why": "why a run waits, or why it failed",

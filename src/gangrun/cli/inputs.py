@@ -54,6 +54,27 @@ def add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
+def expanded(files: Sequence[str]) -> list[tuple[str, bool]]:
+    """Every file, with the steps of a folder of experiments, or of a tree of them, in its place.
+
+    True goes with those that a folder stands for. Raises InputError, and SpecError for steps without an identity.
+    """
+    from gangrun.spec import tree
+
+    found: list[tuple[str, bool]] = []
+    for name in files:
+        folder = Path(name)
+        if not folder.is_dir():
+            found.append((name, False))
+            continue
+        steps = tree.read(tree.spread([folder]))
+        if not steps:
+            way_out = "a step is called <step id>_<step name>_<seed>.toml"
+            raise UsageError(f"{name} holds no step of an experiment", way_out=way_out)
+        found += [(str(step.file), True) for step in steps]
+    return found
+
+
 def loaded(file: str, overrides: list[str], cluster: str | None) -> tuple[Experiment, Cluster]:
     """One file, and the cluster that it is meant for."""
     from gangrun import clusters

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 
 from gangrun.cli import inputs
+from gangrun.errors import UsageError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,18 +20,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Creates the run, starts its script and follows it to its end."""
-    from gangrun import clusters, submission
+    from gangrun import chains, clusters, submission
     from gangrun.spec.load import load
     from gangrun.sweeps import SweepPlan, plan_of
     from gangrun.views.live import follow_process
 
     experiment = load(args.file, args.overrides)
     inputs.check_name(experiment)
-    cluster = clusters.here(experiment.project)
+    project = experiment.project
+    cluster = clusters.here(project)
     plan = plan_of(experiment, cluster)
-    if cluster.profile.scheduler != "local":
+    local = cluster.profile.scheduler == "local"
+    links = chains.outside([(experiment, plan)], submission.store_of, lambda runs: inputs.states(runs, project))
+    if waits := [link.run.run_id for link in links.values() if not (link.done or local)]:
+        raise UsageError(f"{', '.join(waits)} has not ended, and an allocation that is held does not wait for it")
+    plan = chains.bound(experiment, plan, links)
+    if not local:
         clusters.require_room((plan.shown if isinstance(plan, SweepPlan) else plan).allocation.nodes)
-    started = inputs.created(submission.store_of(experiment.project), experiment, plan)
+    started = inputs.created(submission.store_of(project), experiment, plan)
+    chains.note(started, list(links.values()))
     process = submission.start_here(started)
     code = follow_process(
         started,
@@ -39,5 +47,5 @@ def run(args: argparse.Namespace) -> int:
         stopping=lambda: submission.note_cancel(started),
         killing=lambda: submission.end_steps(started, clusters.scheduler_of(cluster)),
     )
-    inputs.states([started], experiment.project)  # puts the end on record
+    inputs.states([started], project)  # puts the end on record
     return code

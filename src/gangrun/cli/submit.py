@@ -9,6 +9,7 @@ import argparse
 import os
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from gangrun.cli import inputs
@@ -16,6 +17,8 @@ from gangrun.errors import GangrunError, UsageError
 from gangrun.project import OUTPUTS
 
 if TYPE_CHECKING:
+    from gangrun.chains import Link
+    from gangrun.plan.model import Need
     from gangrun.record.rundir import RunDir
 
 PASSES_ON = True
@@ -39,16 +42,25 @@ SENDERS = 4
 
 def run(args: argparse.Namespace) -> int:
     """Plans everything first, so that one bad file leaves nothing half-sent; then creates and sends."""
-    from gangrun import clusters
+    from gangrun import chains, clusters, submission
 
-    planned = list(_planned(args))
+    planned = _due(list(_planned(args)))
+    if not planned:
+        print("all steps have succeeded, or are under way")
+        return 0
+    planned = [planned[position] for position in chains.in_order([(one[0], one[2]) for one in planned])]
+    project = planned[0][0].project
+    links = chains.outside(
+        [(experiment, plan) for experiment, _, plan in planned],
+        submission.store_of,
+        lambda runs: inputs.states(runs, project),
+    )
     if args.dry_run:
-        return _show(planned, args.flags)
+        return _show(planned, links, args.flags)
     for cluster in {cluster.name: cluster for _, cluster, _ in planned}.values():
         clusters.require_sbatch(cluster)
-    project = planned[0][0].project
     try:
-        sent, failed = _send(planned, args)
+        sent, failed = _send(planned, links, args)
     except KeyboardInterrupt:
         _say("interrupted; gangrun ls tells what was queued all the same")
         os._exit(130)  # the senders would be waited for, and they wait a minute for a controller that is away
@@ -69,47 +81,98 @@ def run(args: argparse.Namespace) -> int:
     return 0 if not bad else 1 if bad >= len(sent) else 3
 
 
-def _send(planned: list[inputs.Planned], args: argparse.Namespace) -> tuple[list[RunDir], list[GangrunError]]:
+def _send(
+    planned: list[inputs.Planned], links: dict[Need, Link], args: argparse.Namespace
+) -> tuple[list[RunDir], list[GangrunError]]:
     """Creates the runs one after another while those before them are being sent."""
-    from concurrent.futures import ThreadPoolExecutor
+    from concurrent.futures import Future, ThreadPoolExecutor
 
-    from gangrun import clusters, submission
+    from gangrun import chains, clusters, submission
 
     stores = {experiment.project: submission.store_of(experiment.project) for experiment, _, _ in planned}
     schedulers = {cluster.name: clusters.scheduler_of(cluster, _say) for _, cluster, _ in planned}
     failed: list[GangrunError] = []
+    runs: list[RunDir] = []
+    sending: dict[RunDir, Future[str]] = {}
+    links = dict(links)
 
-    def send(created: RunDir, cluster: str) -> None:
+    def send(created: RunDir, cluster: str, mine: list[Link]) -> str:
         try:
-            job = submission.send(created, cluster, schedulers[cluster], args.flags)
+            # Those that are sent by this call came before, so their turn is not after this one's.
+            mine = [link if link.run not in sending else replace(link, job=sending[link.run].result()) for link in mine]
+            chains.note(created, mine)
+            if not all(link.done or link.job for link in mine):
+                absent = next(link.run.run_id for link in mine if not (link.done or link.job))
+                return _not_sent(created, absent, failed)
+            flags = () if cluster_is_local[cluster] else chains.flags([link.job for link in mine if link.job])
+            job = submission.send(created, cluster, schedulers[cluster], (*flags, *args.flags))
         except GangrunError as error:
             failed.append(error)
             _say(str(error))
-        else:
-            if not args.json:
-                # With its end in the same write, or lines of several senders run into each other.
-                print(f"{created.run_id}  job {job} on {cluster}  {created.dir}\n", end="", flush=True)
+            return ""
+        if not args.json:
+            # With its end in the same write, or lines of several senders run into each other.
+            print(f"{created.run_id}  job {job} on {cluster}  {created.dir}\n", end="", flush=True)
+        return job
 
-    runs, sending = [], []
+    cluster_is_local = {cluster.name: cluster.profile.scheduler == "local" for _, cluster, _ in planned}
     senders = ThreadPoolExecutor(max_workers=SENDERS)
     try:
         for experiment, cluster, plan in planned:
-            runs.append(inputs.created(stores[experiment.project], experiment, plan))
-            sending.append(senders.submit(send, runs[-1], cluster.name))
+            runs.append(inputs.created(stores[experiment.project], experiment, chains.bound(experiment, plan, links)))
+            mine = [links[need] for need in chains.needs_of(plan)]
+            sending[runs[-1]] = senders.submit(send, runs[-1], cluster.name, mine)
+            links[chains.name_of(plan)] = chains.Link(chains.name_of(plan), runs[-1], pending=True)
     except GangrunError:
         senders.shutdown()  # what was created is sent
         raise
-    for one in sending:
+    for one in sending.values():
         one.result()  # what is no GangrunError comes out here
     return runs, failed
 
 
-def _planned(args: argparse.Namespace) -> Iterator[inputs.Planned]:
-    """Every file under every seed, planned and, under a template of one's own, rendered to see whether it can be."""
+def _not_sent(run: RunDir, absent: str, failed: list[GangrunError]) -> str:
+    """Puts on record that a run was held back, as what it needs was not queued."""
+    from gangrun.errors import Rejected
+    from gangrun.record import events
+
+    error = Rejected(f"{run.run_id} was not sent, as {absent}, which it needs, was not queued")
+    run.append(events.Rejected(error.what))
+    failed.append(error)
+    _say(str(error))
+    return ""
+
+
+def _due(planned: list[tuple[inputs.Planned, bool]]) -> list[inputs.Planned]:
+    """Without the steps of a folder that have succeeded or are under way, each of which is named."""
+    from gangrun import submission
+    from gangrun.record.state import State
+
+    asked = [
+        submission.store_of(experiment.project).newest(experiment.experiment, experiment.step) if of_folder else None
+        for (experiment, _, _), of_folder in planned
+    ]
+    runs = list(dict.fromkeys(run for run in asked if run))
+    states = {}
+    if runs:
+        states = dict(zip(runs, inputs.states(runs, planned[0][0][0].project), strict=True))
+    due = []
+    for (one, _), run in zip(planned, asked, strict=True):
+        state = states[run] if run else None
+        if state and (state.state == State.COMPLETED or not state.final):
+            _say(f"{state.run} is {state.state}: not sent again")
+        else:
+            due.append(one)
+    return due
+
+
+def _planned(args: argparse.Namespace) -> Iterator[tuple[inputs.Planned, bool]]:
+    """Every file under every seed, planned and, under a template of one's own, rendered to see whether it can be; and
+    whether a folder stood for it."""
     from gangrun.script.render import render
     from gangrun.sweeps import SweepPlan, plan_of
 
-    for file in args.files:
+    for file, of_folder in inputs.expanded(args.files):
         experiment, cluster = inputs.loaded(file, args.overrides, args.cluster)
         if args.flags and cluster.profile.scheduler == "local":
             way_out = "choose a --cluster"
@@ -121,21 +184,26 @@ def _planned(args: argparse.Namespace) -> Iterator[inputs.Planned]:
             shown = plan.shown if isinstance(plan, SweepPlan) else plan
             if shown.template:
                 render(shown, "check", "/run")
-            yield one, cluster, plan
+            yield (one, cluster, plan), of_folder
 
 
-def _show(planned: list[inputs.Planned], flags: list[str]) -> int:
+def _show(planned: list[inputs.Planned], links: dict[Need, Link], flags: list[str]) -> int:
     """What a submission would send, by the same path without its last step."""
+    from gangrun import chains
     from gangrun.record.naming import run_id, sanitise
     from gangrun.script.render import render
     from gangrun.sweeps import SweepPlan
 
     for experiment, cluster, sent in planned:
-        plan = sent.shown if isinstance(sent, SweepPlan) else sent
+        whole = chains.bound(experiment, sent, links)
+        plan = whole.shown if isinstance(whole, SweepPlan) else whole
         folders = sanitise(plan.experiment), sanitise(plan.step), "YYMMDD_HHMMSS"
         name, directory = run_id(*folders), experiment.project.joinpath(OUTPUTS, *folders)
         print(render(plan, name, str(directory)), end="")
-        command = "bash" if cluster.profile.scheduler == "local" else " ".join(["sbatch --parsable", *flags])
+        local = cluster.profile.scheduler == "local"
+        jobs = [links[need].job if need in links else f"JOB-OF-{need.step}" for need in chains.needs_of(sent)]
+        waits = () if local else chains.flags([job for job in jobs if job])
+        command = "bash" if local else " ".join(["sbatch --parsable", *waits, *flags])
         print(f"# would be sent by: {command} {directory}/script.sh")
     return 0
 

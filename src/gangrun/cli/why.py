@@ -15,11 +15,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Prints the answer."""
+    from functools import partial
+
+    from gangrun import chains
     from gangrun.views.why import answer
 
     found = inputs.store_here().find(args.run)
-    state = inputs.states([found], inputs.project_here())[0]
-    lines = answer(found, state, found.facts())
+    project = inputs.project_here()
+    state = inputs.states([found], project)[0]
+    states = partial(inputs.states, project=project)
+    lines = answer(found, state, found.facts(), list(chains.failed(found, states)) if state.state != "RUNNING" else [])
     if args.json:
         from gangrun.views.terminal import print_json
 

@@ -1,7 +1,7 @@
 """What runs inside a job and is more than bash: standard-library Python ≥ 3.8, packed into the run directory.
 
-A node has no gangrun: the files here import the standard library and one another. Of gangrun only the record imports
-one of them, the journal's, so that its format is known in one place.
+A node has no gangrun: the files here import the standard library and one another. Of them gangrun imports only what
+client and job must know alike: the journal's format, and which checkpoint is the newest.
 """
 
 from functools import cache

@@ -29,6 +29,7 @@ def effective_container(
     return experiment.spec.container or cluster.profile.container, ("container",)
 
 
+_LOADED = frozenset({plan.Var("load"), plan.Var("resumed")})
 _Words: TypeAlias = "tuple[plan.Word, ...]"
 
 
@@ -76,6 +77,8 @@ class Composer:
             "run.dir": plan.Var("run_dir"),
             "run.name": plan.Var("run_name"),
             "file.dir": str(self.experiment.file.parent),
+            "load": plan.Var("load"),
+            "resumed": plan.Var("resumed"),
         }
         if self.experiment.seed is not None:
             facts["seed"] = str(self.experiment.seed)
@@ -90,10 +93,15 @@ class Composer:
 
     def _word(self, text: str, scope: Scope, key: Key) -> plan.Word:
         try:
-            return refs.word(text, scope)
+            word = refs.word(text, scope)
         except UnknownReferenceError as error:
             self._once(problem_at(self.experiment, self.cluster, key, str(error)))
             return plan.Word()
+        spec = self.experiment.spec
+        if spec.load is None and spec.resume is None and (_LOADED & {*word.parts}):
+            what = "{load} and {resumed} mean something where there is a [load] or a [resume]"
+            self._once(problem_at(self.experiment, self.cluster, key, what, 'load = { from = "STEP" }'))
+        return word
 
     def environment(self) -> tuple[tuple[str, plan.Word], ...]:
         """The environment of every role: the profile's, then the experiment's over it."""

@@ -31,7 +31,7 @@ class Port:
 class Var:
     """A fact of the run that only the script knows."""
 
-    name: Literal["run_dir", "run_name", "job", "attempt"]
+    name: Literal["run_dir", "run_name", "job", "attempt", "load", "resumed"]
 
 
 Part: TypeAlias = "str | Host | Port | Var"
@@ -127,6 +127,28 @@ class Allocation:
 
 
 @dataclass(frozen=True, slots=True)
+class Need:
+    """A step whose newest run must have succeeded before this one starts."""
+
+    experiment: str
+    step: str
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """What the job loads, found when it starts."""
+
+    path: str
+    """A file, or a directory to look in; empty where there is only `own`."""
+    glob: str
+    """Names in that directory."""
+    need: Need | None = None
+    """The step whose run's directory the path is. Until that run is known it is the link to the newest one."""
+    own: str = ""
+    """Names in the run's own directory, which come first: what its earlier attempts left."""
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """Everything that the script needs, and nothing that depends on when or under which name it runs."""
 
@@ -158,6 +180,12 @@ class Plan:
     """Sidecars that gangrun adds. No role is called like them (`_NAME`), and they take no part in the placement."""
     programs: tuple[str, ...] = ()
     """Files of `gangrun.node` that the job runs; they are packed into the run directory."""
+    needs: tuple[Need, ...] = ()
+    """Steps that must have succeeded before."""
+    waits: tuple[str, ...] = ()
+    """Directories of attempts on this machine that must end well first; on a cluster its scheduler waits."""
+    checkpoint: Checkpoint | None = None
+    """What it loads."""
     notes: tuple[str, ...] = ()
     """What a reader of the plan should know, such as a flag that the site forbids and that is left out."""
 

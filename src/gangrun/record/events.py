@@ -146,6 +146,17 @@ class Observed(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class Needs(Event):
+    """The run builds on another one."""
+
+    run: str
+    """That run's id."""
+    dir: str
+    job: str = ""
+    """The job that it waits for; empty where the other run had already succeeded."""
+
+
+@dataclass(frozen=True, slots=True)
 class Note(Event):
     """Something that a reader of the run should know."""
 
@@ -199,6 +210,7 @@ _TYPES: dict[str, tuple[type[Event], tuple[tuple[str, Callable[[object], bool], 
         Found,
         CancelRequested,
         Observed,
+        Needs,
         Note,
     )
 }

@@ -104,6 +104,11 @@ class Store:
         found.sort(reverse=True)
         return (RunDir(path) for _, path in found)
 
+    def newest(self, experiment: str, step: str) -> RunDir | None:
+        """The newest run of a step, by the names as they are written; None where it has none. Raises InputError."""
+        found = _runs_in(f"{self.root}/{sanitise(experiment, 'experiment')}/{sanitise(step, 'step')}")
+        return RunDir(max(found)[1]) if found else None
+
     def find(self, text: str) -> RunDir:
         """The run that `text` names.
 

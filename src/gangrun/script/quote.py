@@ -10,7 +10,6 @@ from gangrun.plan.model import Host, Part, Port, Var, Word
 _PLAIN = re.compile(r"[A-Za-z0-9_@%+=:,./-]+")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _ACTIVE = re.compile(r'([\\"$`])')
-_VARIABLES = {"run_dir": "RUN_DIR", "run_name": "RUN_NAME", "job": "JOB", "attempt": "ATTEMPT"}
 
 
 def bash(word: Word) -> str:
@@ -64,4 +63,4 @@ def _active(part: Part) -> str:
         return f"${{HOSTS[{part.node}]}}"
     if isinstance(part, Port):
         return f"${{PORTS[{part.offset}]}}"
-    return f"${{{_VARIABLES[part.name]}}}"
+    return f"${{{part.name.upper()}}}"

@@ -12,7 +12,7 @@ from jinja2.sandbox import SandboxedEnvironment
 
 import gangrun
 from gangrun.errors import Problem, SpecError
-from gangrun.plan.model import Plan, Replica, Word
+from gangrun.plan.model import Checkpoint, Plan, Replica, Word
 from gangrun.script.quote import bash, directive, known_text, literal
 
 _FOLDER = files("gangrun.script")
@@ -94,7 +94,22 @@ def _setup(plan: Plan) -> Iterator[str]:
     yield f"cd -- {literal(plan.workdir)}"
     # Whole, as an indented or split here-document or quoted text would be another one.
     yield from (text.rstrip("\n") for text in plan.setup)
+    if plan.waits:
+        yield f"needs {' '.join(map(literal, plan.waits))}"
+    if plan.checkpoint:
+        yield from _load(plan.checkpoint)
     yield from (f"export {name}={bash(word)}" for name, word in plan.env)
+
+
+def _load(checkpoint: Checkpoint) -> Iterator[str]:
+    """Before anything takes a GPU: no checkpoint, no start."""
+    words = []
+    if checkpoint.own:
+        words.append(f'--own "$RUN_DIR" {literal(checkpoint.own)}')
+    if checkpoint.path:
+        words.append(f"--from {literal(checkpoint.path)} {literal(checkpoint.glob)}")
+    yield f'LOAD=$(python3 "$RUN_DIR/node/checkpoint.py" {" ".join(words)})'
+    yield 'if [[ $LOAD == "$RUN_DIR"/* ]]; then RESUMED=true; else RESUMED=false; fi'
 
 
 def _begin(plan: Plan) -> Iterator[str]:

@@ -15,13 +15,12 @@ from pydantic import BaseModel, ValidationError
 
 from gangrun.errors import Problem, SpecError, UsageError
 from gangrun.project import project_root
-from gangrun.spec import toml
+from gangrun.spec import toml, tree
 from gangrun.spec.model import RoleKeys, Spec
 from gangrun.spec.toml import Key, Table
 
-_SEEDED = re.compile(r"(?P<name>.+)_(?P<seed>\d+)")
 _FILE_DIR = re.compile(r"(\{\{|\}\})|\{file\.dir\}")
-_PATHS = ("workdir", "template")
+_PATHS = (("workdir",), ("template",), ("load", "path"))
 _CHOICES = ("launcher", "topology")
 """Keys whose value may be a name, or a table with the name as `type` and options beside it."""
 Model = TypeVar("Model", bound=BaseModel)
@@ -73,9 +72,8 @@ class Experiment:
 
     def with_seed(self, seed: int) -> Experiment:
         """The same experiment under another seed, which its step's name then ends with."""
-        match = _SEEDED.fullmatch(self.step)
-        base = match["name"] if match and int(match["seed"]) == self.seed else self.step
-        step = f"{base}_{seed}"
+        name, written = tree.split(self.step)
+        step = f"{name if written == self.seed else self.step}_{seed}"
         values = {**self.values, "seed": seed, "step": step}
         sources = {**self.sources, ("seed",): Source("--seeds"), ("step",): Source("--seeds")}
         spec = self.spec.model_copy(update={"seed": seed, "step": step})
@@ -143,8 +141,10 @@ def experiment_of(
     _find_files(values, found)
     values = _settled(values, str(file.absolute().parent))
     spec = validated(Spec, values, found, str(file))
-    seeded = _SEEDED.fullmatch(file.stem)
-    seed = spec.seed if spec.seed is not None else int(seeded["seed"]) if seeded else None
+    seed = spec.seed if spec.seed is not None else tree.split(file.stem)[1]
+    if seed is None and spec.step is None and (words := tree.seed_problem(file.stem)):
+        way_out = "say seed = 0 in the file, or join the name by dashes"
+        raise SpecError([Problem("", words, str(file), 0, way_out)])
     absolute = file.absolute()
     project = project or project_root(absolute.parent)
     return Experiment(
@@ -209,10 +209,8 @@ def _with_bases(
 ) -> tuple[Table, dict[Key, Source]]:
     """The values of a file over those of the files that it extends; `stack` is how one came here, this file last."""
     folder = stack[-1].parent
-    own = {
-        key: os.path.normpath(folder / _home(value)) if key in _PATHS and isinstance(value, str) else value
-        for key, value in own.items()
-    }
+    for key in _PATHS:
+        own = _with_path(own, key, folder)
     for table in _globs(own):
         table["glob"] = os.path.normpath(folder / _home(table["glob"]))
     named = own.get("extends", [])
@@ -268,6 +266,17 @@ def _find_files(values: Table, sources: dict[Key, Source]) -> None:
 def _counting(path: str) -> list[tuple[int, str]]:
     """`route9` before `route10`."""
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", path)]
+
+
+def _with_path(values: Table, key: Key, folder: Path) -> Table:
+    """The values with the path at this key, if there is one, as an absolute one that starts in `folder`."""
+    first, *rest = key
+    value = values.get(str(first))
+    if isinstance(value, dict) and rest:
+        return {**values, str(first): _with_path(value, tuple(rest), folder)}
+    if isinstance(value, str) and not rest:
+        return {**values, str(first): os.path.normpath(folder / _home(value))}
+    return values
 
 
 def _settled(values: Table, folder: str) -> Table:
@@ -368,7 +377,7 @@ def _override(text: str) -> tuple[Key, Any]:
     if not equals or not all(parts):
         raise UsageError(f"--set {text!r} is not KEY=VALUE", way_out="write --set allocation.nodes=2")
     given = toml.value_of(value)
-    if parts[0] in _PATHS and isinstance(given, str):
+    if parts in _PATHS and isinstance(given, str):
         return parts, os.path.normpath(_home(given).absolute())
     if (parts[0] == "env" or (parts[0] == "roles" and parts[2:3] == ("env",))) and parts[-1] != "env":
         return parts, given if isinstance(given, str) else value  # true and 1e-4 go through as they were typed

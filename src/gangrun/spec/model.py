@@ -517,6 +517,43 @@ MonitorOf = Annotated[
 ]
 
 
+def _pattern(text: str) -> str:
+    if text.startswith("/") or ".." in text.split("/"):
+        raise ValueError(f"{text!r} leads out of the directory: write a pattern such as 'checkpoints/model_*.pth'")
+    return _no_control(text.rstrip("/"))
+
+
+Pattern = Annotated[str, AfterValidator(_pattern), Field(min_length=1)]
+
+
+class Load(_Model):
+    """The checkpoint that a run begins with, `{load}` in commands. Exactly one of from and path."""
+
+    from_: Text | None = Field(default=None, alias="from")
+    """The step that makes it, as in `needs`: its newest run's directory is where to look."""
+    path: Text | None = None
+    """The file itself, or a directory in which to look; relative to the file that says it."""
+    glob: Pattern = "model_*.pth"
+    """Which files or directories are checkpoints, relative to the directory; every `*` stands for a number."""
+    pick: Literal["newest"] = "newest"
+    """Which of them: `newest` is the one with the highest number."""
+
+    @model_validator(mode="after")
+    def _one(self) -> Load:
+        if (self.from_ is None) is (self.path is None):
+            raise ValueError(f"needs exactly one of from and path, not {'none' if self.path is None else 'both'}")
+        return self
+
+
+class Resume(_Model):
+    """The checkpoint of its own with which a later attempt of a run goes on, `{load}` in commands."""
+
+    glob: Pattern = "model_*.pth"
+    """Which files or directories are checkpoints, relative to the run's directory; every `*` stands for a number."""
+    pick: Literal["newest"] = "newest"
+    """Which of them: `newest` is the one with the highest number."""
+
+
 class Spec(RoleKeys):
     """An experiment file."""
 
@@ -550,6 +587,12 @@ class Spec(RoleKeys):
     """Small text files that the run's directory gets when it is made: path in it = text, with references."""
     variables: dict[str, Variable] = {}
     """Values for a script template of your own, by the names that it uses; text with references."""
+    needs: Names = ()
+    """Steps whose newest run must have succeeded before this one starts: `STEP`, or `EXPERIMENT/STEP`."""
+    load: Load | None = None
+    """The checkpoint to begin with."""
+    resume: Resume | None = None
+    """The checkpoint of its own with which a later attempt goes on."""
     roles: dict[Annotated[str, AfterValidator(_role_name)], Role] = {}
     """The roles by name."""
     parameters: Parameters = {}

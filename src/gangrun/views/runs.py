@@ -33,7 +33,7 @@ def table(states: Sequence[RunState], width: int) -> list[str]:
         return ["no runs yet; gangrun run FILE or gangrun submit FILE makes one"]
     rows = [("RUN", "STATE", "JOB", "CLUSTER", "TIME", "MADE", "")]
     rows += [
-        (s.run, s.state + ("?" if s.stale else ""), s.job, s.cluster, _spent(s), ago(s.created), _remark(s))
+        (s.run, s.state + ("?" if s.stale else ""), s.job, s.cluster, _spent(s), ago(s.created), remark(s))
         for s in states
     ]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
@@ -172,7 +172,8 @@ def _spent(state: RunState) -> str:
     return clock((state.ended or time.time()) - state.started) if state.final is (state.ended is not None) else ""
 
 
-def _remark(state: RunState) -> str:
+def remark(state: RunState) -> str:
+    """What is worth a word beside the state."""
     if (failed := state.failed) is not None:
         if failed.code is not None:
             return f"{failed.replica} exit {failed.code}"
@@ -181,6 +182,8 @@ def _remark(state: RunState) -> str:
         return f"exit {state.exit_code}"
     if state.state == State.PENDING and state.reason:
         return state.reason
+    if state.state == State.CANCELLED and state.reason == "DependencyNeverSatisfied":
+        return "what it needs did not succeed"
     if state.note or state.state == State.CANCELLED:
         return state.note  # the reason of a cancelled job is what it had waited for
     return (state.reason.splitlines() or [""])[0].removeprefix(f"Slurm refused {state.run}: ")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from gangrun.record.facts import AttemptFacts, ReplicaFacts
 from gangrun.record.rundir import RunDir
@@ -22,9 +22,16 @@ _CODES = {
 }
 
 
-def answer(run: RunDir, state: RunState, facts: AttemptFacts | None) -> list[str]:
-    """Lines for a person: what is so, why, and the way out where there is one."""
+def answer(run: RunDir, state: RunState, facts: AttemptFacts | None, needed: Sequence[RunState] = ()) -> list[str]:
+    """Lines for a person: what is so, why, and the way out where there is one.
+
+    `needed` are the runs that it builds on and that have not succeeded.
+    """
     lines = [f"{state.run} is {state.state}" + (" (as last known)" if state.stale else "")]
+    if not state.attempt and needed:
+        lines += [f"it did not start, for it needs {other.run}, which is {other.state}" for other in needed]
+        lines.append(f"way out: gangrun resume {needed[0].run}, then gangrun resume {state.run}")
+        return lines
     lines += _reasons(run, state, facts)
     if state.note:
         lines.append(f"note: {state.note}")
@@ -94,6 +101,8 @@ def _cause(facts: AttemptFacts | None) -> Iterator[str]:
         yield f"the job was sent SIG{cause.detail}: by scancel, the time limit, preemption or a person"
     elif cause.kind == "setup":
         yield f"the setup lines ended with exit code {cause.code}, so nothing was started"
+    elif cause.kind == "needs":
+        yield f"a run that it needs ended with exit code {cause.detail}, so nothing was started"
     elif cause.kind == "ports":
         yield "no range of free ports was found on its nodes"
     else:

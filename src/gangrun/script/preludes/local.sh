@@ -47,6 +47,32 @@ hold() {
   done
 }
 
+# needs ATTEMPT_DIR...: waits until these attempts of other runs, or later ones, have ended well; else ends this run.
+needs() {
+  local other latest code start fields
+  for other; do
+    code='' start=()
+    until latest=$(readlink "${other%/*}/latest") && [[ ! $latest < ${other##*/} ]] && other=${other%/*}/$latest &&
+      { read -r code <"$other/status/run.exit"; } 2>/dev/null; do
+      # One that was killed writes nothing: does the process live that is in its job's id?
+      { mapfile -t start <"$other/status/run.start"; } 2>/dev/null
+      IFS=- read -ra fields <<<"${start[1]:-}"
+      ((${#fields[@]} == 0)) || alive "${fields[@]:1}" || { code=137 && break; }
+      pause 1 || : # `setup` would end at a signal
+      obey
+    done
+    ((code == 0)) || { say "what this run needs ended with $code: ${other%/attempts/*}" && end "needs $code" 1; }
+  done
+}
+
+# alive PID TICKS: whether the process that started then still runs.
+alive() {
+  local line fields
+  { read -r line <"/proc/$1/stat"; } 2>/dev/null || return 1
+  read -ra fields <<<"${line##*) }"
+  [[ ${fields[0]} != Z && ${fields[19]} == "$2" ]]
+}
+
 # ports_free BASE CHECKS: whether every NODE:OFFSET is free; all nodes are this machine.
 ports_free() {
   local check ports=()

@@ -1,0 +1,229 @@
+"""What a run builds on, as the record has it: which runs its needs mean, and whether it may start, waits or cannot."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeAlias, TypeVar
+
+from gangrun.errors import InputError, Problem, SpecError
+from gangrun.node import checkpoint
+from gangrun.plan.model import Need, Plan
+from gangrun.record.events import Needs
+from gangrun.record.rundir import RunDir
+from gangrun.record.state import RunState, State, history
+from gangrun.record.store import Store
+from gangrun.spec.load import Experiment
+from gangrun.spec.toml import Key
+from gangrun.sweeps import SweepPlan
+
+States: TypeAlias = Callable[[Sequence[RunDir]], Sequence[RunState]]
+AnyPlan: TypeAlias = "Plan | SweepPlan"
+_Plan = TypeVar("_Plan", Plan, SweepPlan, AnyPlan)
+Planned: TypeAlias = "tuple[Experiment, AnyPlan]"
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A need and the run that it means."""
+
+    need: Need
+    run: RunDir
+    job: str = ""
+    """The job that has to end first; empty where the run has succeeded."""
+    attempt: int = 1
+    """The attempt that this job begins with."""
+    pending: bool = False
+    """Whether the run is made by the same call and has no job yet."""
+
+    @property
+    def done(self) -> bool:
+        """Whether the run has succeeded."""
+        return not self.job and not self.pending
+
+
+def needs_of(plan: AnyPlan) -> tuple[Need, ...]:
+    """The steps that it needs; of a sweep those of all its items."""
+    if isinstance(plan, SweepPlan):
+        return tuple(dict.fromkeys(need for item in plan.items for need in item.plan.needs))
+    return plan.needs
+
+
+def name_of(plan: AnyPlan) -> Need:
+    """What others call it when they need it."""
+    shown = plan.experiment if isinstance(plan, SweepPlan) else plan
+    return Need(shown.experiment, shown.step)
+
+
+def _shown(plan: AnyPlan) -> Plan:
+    return plan.shown if isinstance(plan, SweepPlan) else plan
+
+
+def in_order(planned: Sequence[Planned]) -> list[int]:
+    """Positions such that each comes after those of the same call that it needs; else as they came.
+
+    Raises SpecError on a circle.
+    """
+    at = {name_of(plan): position for position, (_, plan) in enumerate(planned)}
+    order: list[int] = []
+    left = dict.fromkeys(range(len(planned)))
+    while left:
+        free = [
+            position for position in left if not any(at.get(need) in left for need in needs_of(planned[position][1]))
+        ]
+        if not free:
+            circle = [name_of(planned[position][1]) for position in left]
+            names = ", ".join(f"{need.experiment}/{need.step}" for need in circle)
+            experiment, _ = planned[next(iter(left))]
+            raise SpecError([experiment.problem(("needs",), f"steps need each other in a circle: {names}")])
+        order += free
+        left = {position: None for position in left if position not in free}
+    return order
+
+
+def outside(planned: Sequence[Planned], store_of: Callable[[Path], Store], states: States) -> dict[Need, Link]:
+    """The needs that no other of these plans meets, with their runs. Asks for all states at once.
+
+    Raises SpecError for every need that cannot be met: no run yet, one that failed, one on another cluster.
+    """
+    made = {name_of(plan) for _, plan in planned}
+    runs: dict[Need, RunDir | None] = {}
+    for experiment, plan in planned:
+        for need in needs_of(plan):
+            if need not in made and need not in runs:
+                runs[need] = store_of(experiment.project).newest(need.experiment, need.step)
+    known = [run for run in runs.values() if run]
+    now = dict(zip(known, states(known) if known else (), strict=True))
+    links: dict[Need, Link] = {}
+    problems: list[Problem] = []
+    for experiment, plan in planned:
+        for need in needs_of(plan):
+            if need in made:
+                continue
+            run = runs[need]
+            words = _unmet(_shown(plan), run, now[run]) if run else "has no run yet"
+            if words:
+                mend = f"gangrun resume {run.run_id}, or submit it again" if run else "submit it first, or together"
+                name = f"{need.experiment}/{need.step}"
+                problems.append(experiment.problem(_key(experiment), f"needs {name}, which {words}", mend))
+            elif run:
+                job = "" if now[run].state == State.COMPLETED else now[run].job
+                links[need] = Link(need, run, job, history(run.read_events()).first_attempt if job else 1)
+    if problems:
+        raise SpecError(problems)
+    return links
+
+
+def bound(experiment: Experiment, plan: _Plan, links: Mapping[Need, Link]) -> _Plan:
+    """The plan with its checkpoint found, or to be found in the runs that these links name, and what it waits for.
+
+    Raises SpecError where all that it needs is done and there is no checkpoint.
+    """
+    mine = [links[need] for need in needs_of(plan) if need in links]
+    waits = tuple(str(link.run.attempt(link.attempt).path) for link in mine if not link.done)
+    if isinstance(plan, SweepPlan):
+        items = tuple(replace(one, plan=_loading(one.experiment, one.plan, links)) for one in plan.items)
+        if plan.job:
+            job = replace(plan.job, waits=waits) if plan.job.scheduler == "local" else plan.job
+            return replace(plan, items=items, job=job)
+        return replace(plan, items=items)
+    plan = _loading(experiment, plan, links)
+    return replace(plan, waits=waits) if plan.scheduler == "local" else plan
+
+
+def _loading(experiment: Experiment, plan: Plan, links: Mapping[Need, Link]) -> Plan:
+    mine = [links[need] for need in plan.needs if need in links]
+    wanted = plan.checkpoint
+    if wanted is None or not wanted.path:
+        return plan
+    path = wanted.path
+    if wanted.need and wanted.need in links:
+        path = links[wanted.need].run.dir
+    if all(link.done for link in mine) and len(mine) == len(plan.needs):
+        found, why = checkpoint.found(Path(path), wanted.glob)
+        if found is None:
+            key: Key = ("load", "from" if wanted.need else "path")
+            raise SpecError([experiment.problem(key, f"no checkpoint to load: {why}")])
+        path = str(found)
+    return replace(plan, checkpoint=replace(wanted, path=path))
+
+
+def again(run: RunDir, states: States, together: Sequence[RunDir] = ()) -> list[Link]:
+    """The links of a run that is to be sent again, as they are now; those in `together` are sent again before it.
+
+    Raises InputError where a need cannot be met.
+    """
+    runs = needed_by(run)
+    links = []
+    for needed, state in zip(runs, states(runs) if runs else (), strict=True):
+        if needed in together:
+            links.append(Link(Need(needed.experiment, needed.step), needed, pending=True))
+            continue
+        if state.final and state.state != State.COMPLETED:
+            raise InputError(
+                f"{run.run_id} needs {needed.run_id}, which is {state.state}",
+                way_out=f"gangrun resume {needed.run_id} first",
+            )
+        job = "" if state.state == State.COMPLETED else state.job
+        links.append(Link(Need(needed.experiment, needed.step), needed, job))
+    return links
+
+
+def note(run: RunDir, links: Sequence[Link]) -> None:
+    """Puts on record what a run builds on."""
+    for link in links:
+        run.append(Needs(run=link.run.run_id, dir=link.run.dir, job=link.job))
+
+
+def flags(jobs: Sequence[str]) -> tuple[str, ...]:
+    """What sbatch is told, so that a job waits for these and is cancelled when one of them fails."""
+    return (f"--dependency=afterok:{':'.join(jobs)}", "--kill-on-invalid-dep=yes") if jobs else ()
+
+
+def _unmet(plan: Plan, run: RunDir, state: RunState) -> str:
+    """Why the run cannot be what the plan needs; nothing where it can."""
+    if state.state == State.COMPLETED:
+        return ""
+    if state.final:
+        return f"is {state.state}: {run.run_id}"
+    if state.stale:
+        return f"was {state.state} when it was last seen: {run.run_id}; {state.note}"
+    if not state.job:
+        return f"is {state.state} and has no job yet: {run.run_id}"
+    if state.cluster != plan.cluster:
+        return f"is {state.state} on {state.cluster}, for which a job on {plan.cluster} cannot wait: {run.run_id}"
+    return ""
+
+
+def _key(experiment: Experiment) -> Key:
+    return ("needs",) if experiment.spec.needs else ("load", "from")
+
+
+def needed_first(runs: Sequence[RunDir]) -> list[RunDir]:
+    """These runs, each once and after those among them that it builds on."""
+    order: list[RunDir] = []
+
+    def take(run: RunDir) -> None:
+        for needed in needed_by(run):  # a run builds on older ones only, so this ends
+            if needed in runs:
+                take(needed)
+        if run not in order:
+            order.append(run)
+
+    for run in runs:
+        take(run)
+    return order
+
+
+def needed_by(run: RunDir) -> list[RunDir]:
+    """The runs that this one builds on."""
+    return [RunDir(path) for path in dict.fromkeys(one.dir for one in run.read_events() if isinstance(one, Needs))]
+
+
+def failed(run: RunDir, states: States) -> Iterator[RunState]:
+    """The runs that this one needs and that have not succeeded, for whoever asks why it did not start."""
+    runs = needed_by(run)
+    for state in states(runs) if runs else ():
+        if state.final and state.state != State.COMPLETED:
+            yield state

@@ -1,0 +1,74 @@
+"""Go on with runs that have ended without success: the next attempt of the same run, in the same directory.
+
+The run keeps its name, its id in W&B and the logs of its earlier attempts, and loads the newest checkpoint that its
+[resume] finds. Words after `--` go to sbatch and win: gangrun resume RUN -- --time=2-00:00:00
+"""
+
+from __future__ import annotations
+
+import argparse
+from functools import partial
+from typing import TYPE_CHECKING
+
+from gangrun.cli import inputs
+from gangrun.errors import UsageError
+
+if TYPE_CHECKING:
+    from gangrun.record.rundir import RunDir
+
+PASSES_ON = True
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """RUN…, --wait, --json, -- FLAGS."""
+    parser.add_argument("runs", metavar="RUN", nargs="+", help="run id, its beginning, experiment/step, job id, latest")
+    parser.add_argument("--wait", action="store_true", help="follow the runs; the exit code is then the job's own")
+    inputs.add_json(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Looks at all of them first, so that one that cannot go on leaves nothing half-sent; then sends."""
+    from gangrun import chains, clusters, submission
+    from gangrun.record.state import State
+    from gangrun.views import terminal
+    from gangrun.views.live import follow_runs
+    from gangrun.views.runs import as_data
+
+    store, project = inputs.store_here(), inputs.project_here()
+    states_of = partial(inputs.states, project=project)
+    found = chains.needed_first([store.find(name) for name in args.runs])
+    ready = []
+    for one, state in zip(found, states_of(found), strict=True):
+        if not state.final:
+            raise UsageError(f"{state.run} is {state.state}", way_out=f"gangrun cancel {state.run} ends it first")
+        if state.state == State.COMPLETED:
+            raise UsageError(
+                f"{state.run} has succeeded: there is nothing to resume",
+                way_out=f"gangrun submit {one.spec} makes a new run of it",
+            )
+        submission.require_checkpoint(one, state)
+        cluster = clusters.named(state.cluster or "local", project)
+        clusters.require_sbatch(cluster)
+        links = chains.again(one, states_of, found)
+        if cluster.profile.scheduler == "local":
+            if args.flags:
+                raise UsageError(f"{' '.join(args.flags)}: this machine has no sbatch to take flags")
+            if alive := [link.run.run_id for link in links if not link.done]:
+                raise UsageError(f"{state.run} needs {alive[0]}, which has not ended", way_out="resume it then")
+        ready.append((one, cluster, links))
+    scheduler_of = inputs.schedulers(project)
+    sent: dict[RunDir, str] = {}
+    for one, cluster, links in ready:
+        attempt = submission.next_attempt(one)
+        waits = chains.flags([job for link in links if (job := sent.get(link.run, link.job))])
+        sent[one] = submission.send(one, cluster.name, scheduler_of(cluster.name), (*waits, *args.flags), attempt)
+        if not args.json:
+            print(f"{one.run_id}  attempt {attempt}, job {sent[one]} on {cluster.name}  {one.dir}", flush=True)
+    if args.wait:
+        follow_runs(found, lambda: states_of(found), quiet=args.json)
+    states = states_of(found) if args.wait or args.json else []
+    if args.json:
+        terminal.print_json([as_data(state) for state in states])
+    codes = [1 if state.exit_code is None else state.exit_code for state in states] if args.wait else []
+    bad = sum(1 for code in codes if code)
+    return codes[0] if len(codes) == 1 else 0 if not bad else 1 if bad == len(codes) else 3

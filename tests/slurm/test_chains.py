@@ -1,0 +1,81 @@
+"""Steps that build on others on a real Slurm: dependencies, a failed step, and attempts."""
+
+from __future__ import annotations
+
+import subprocess
+
+import pytest
+
+from gangrun.lab import Lab
+from tests.chains import tree, two_steps
+from tests.gangrun_cli import Project, sh, wait_for
+
+pytestmark = pytest.mark.slurm
+
+
+def dependency(lab: Lab, job: str) -> str:
+    return next(word for word in scontrol(lab, "show", "job", job).split() if word.startswith("Dependency="))
+
+
+def scontrol(lab: Lab, *words: str) -> str:
+    return subprocess.run(["scontrol", *words], env=lab.env(), capture_output=True, text=True, check=True).stdout
+
+
+def test_a_step_waits_for_its_checkpoint(project: Project, lab: Lab) -> None:
+    folder = two_steps(project)
+    project.write(f"{folder}/020_both_0.toml", sh("true") + "needs = ['000_pretrain_0', '000_pretrain_1']\n")
+    project.ok("submit", folder, "--", "--hold")
+    jobs = {run["run"].rsplit("_", 2)[0].removeprefix("001_example_"): run["job"] for run in project.runs()}
+    assert dependency(lab, jobs["010_posttrain_1"]) == f"Dependency=afterok:{jobs['000_pretrain_1']}(unfulfilled)"
+    first, second = jobs["000_pretrain_0"], jobs["000_pretrain_1"]
+    both = f"Dependency=afterok:{first}(unfulfilled),afterok:{second}(unfulfilled)"
+    assert dependency(lab, jobs["020_both_0"]) == both
+    scontrol(lab, "release", *(job for step, job in jobs.items() if "pretrain" not in step))
+    wait_for(lambda: "it waits for the end of another run" in project.ok("why", "010_posttrain_0").out)
+    scontrol(lab, "release", first, second)
+    wait_for(lambda: set(tree(project).values()) == {"COMPLETED"}, 60)
+    made = project.run("000_pretrain_1")["dir"]
+    assert f"loads <{made}/model_1.pth>" in project.ok("logs", "010_posttrain_1").out
+
+
+def test_a_failed_step_cancels_what_needs_it_and_all_goes_on(project: Project) -> None:
+    folder = two_steps(project, broken=True)
+    project.gangrun("submit", folder, "--wait")
+    states = tree(project)
+    assert states == {
+        "000_pretrain_0": "FAILED",
+        "000_pretrain_1": "FAILED",
+        "010_posttrain_0": "CANCELLED",
+        "010_posttrain_1": "CANCELLED",
+    }
+    first = project.run("000_pretrain_0")
+    assert f"it needs {first['run']}, which is FAILED" in project.ok("why", "010_posttrain_0").out
+    assert project.ok("ls", "--state", "cancelled").out.count("what it needs did not succeed") == 2
+
+    (project.dir / "broken").unlink()
+    # In the other order, and with a flag of their own.
+    project.ok("resume", "010_posttrain_0", "000_pretrain_0", "--wait", "--", "--nice=5")
+    resumed = project.run("000_pretrain_0")
+    assert (resumed["state"], resumed["attempt"], resumed["dir"]) == ("COMPLETED", 2, first["dir"])
+    assert resumed["job"] != first["job"]
+    assert f"loads <{first['dir']}/model_1.pth> resumed true" in project.ok("logs", "000_pretrain_0").out
+    assert f"loads <{first['dir']}/model_2.pth>" in project.ok("logs", "010_posttrain_0").out
+    assert project.run("010_posttrain_0")["state"] == "COMPLETED"
+
+
+def test_a_checkpoint_that_is_not_there_fails_before_anything_starts(project: Project) -> None:
+    project.write("experiments/001_a/000_x_0.toml", sh("true"))
+    project.write("experiments/001_a/010_y_0.toml", "load.from = '000_x_0'\ncommand = ['echo', '{load}']\n")
+    assert project.gangrun("submit", "experiments/001_a", "--wait").code == 3
+    run = project.run("010_y_0")
+    assert (run["state"], run["cause"], run["replicas"]) == ("FAILED", "setup", {})
+    assert "no checkpoint to load: nothing in" in project.ok("why", "010_y_0").out
+
+
+def test_what_is_refused_holds_back_what_needs_it(project: Project) -> None:
+    project.write("experiments/001_a/000_x_0.toml", sh("true") + "[allocation]\npartition = 'nope'\n")
+    project.write("experiments/001_a/010_y_0.toml", sh("true") + "needs = '000_x_0'\n")
+    done = project.gangrun("submit", "experiments/001_a")
+    assert done.code == 1
+    assert "was not sent, as 001_a_000_x_0_" in done.err
+    assert set(tree(project).values()) == {"REJECTED"}
