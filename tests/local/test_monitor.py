@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 from pathlib import Path
@@ -58,8 +59,13 @@ command = ["python", "-c", "held = bytearray(200_000_000); import time; time.sle
     run = project.start("run", FILE)
     wait_for(lambda: any(cpu > 0.05 for cpu, *_ in seen(project, "burn.0")))
     wait_for(lambda: any(mib > 180 for _, mib, *_ in seen(project, "hold.0")))
+    shown = project.ok("gpus").out
+    assert re.search(r"REPLICA +CPUS", shown)
+    assert re.search(r"\bhold\.0 .* 19[0-9] M", shown)
+    following = project.start("gpus", "-f")
     project.write("go", "")
     assert run.done().code == 0
+    assert re.search(r"\bhold\.0 .* 19[0-9] M", following.done().out)
     assert samples(project)[0]["host"] == os.uname().nodename
     # It is no part of the experiment.
     assert set(project.run()["replicas"]) == {"burn.0", "hold.0"}
@@ -96,6 +102,7 @@ def test_a_node_without_python_is_not_watched_and_says_so_once(project: Project)
     log = (latest(project) / "logs/_monitor.0.log").read_text()
     assert log.count("python3: not found") == 1
     assert samples(project) == []
+    assert "its monitor says: " in project.ok("gpus").out
     assert project.run()["state"] == "COMPLETED"
 
 
@@ -105,3 +112,16 @@ def test_a_run_that_is_not_to_be_watched(project: Project) -> None:
     assert not (latest(project) / "usage").exists()
     assert not (latest(project).resolve().parents[1] / "node").exists()
     assert list((latest(project) / "logs").glob("_*")) == []
+    assert "was not watched (monitor = false)" in project.ok("gpus").out
+
+
+def test_gpus_of_what_is_not_there(project: Project) -> None:
+    assert project.gangrun("gpus", "nonsense").code == 2
+    project.write(FILE, sh("true"))
+    project.ok("run", FILE)
+    done = project.gangrun("gpus", "--attempt", "2")
+    assert (done.code, done.err.count("\n")) == (2, 2)
+    assert "there are 1" in done.err
+    assert project.gangrun("gpus", "-f", "--json").code == 2
+    assert "nothing was seen of a GPU" in project.ok("gpus", "--gutil", "out").err
+    assert not (project.dir / "out").exists()

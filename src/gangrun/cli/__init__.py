@@ -33,6 +33,7 @@ COMMANDS = {
         "show": "everything about one run: state, replicas, exit codes",
         "logs": "read or follow what the replicas printed",
         "why": "why a run waits, or why it failed",
+        "gpus": "what a run uses: its GPUs, CPUs and memory, live or afterwards",
     },
     "Clusters": {
         "cluster": "discover, list and check cluster profiles",

@@ -128,6 +128,14 @@ def count(text: str) -> int:
     return int(text)
 
 
+def check_attempt(run: RunDir, attempt: int | None) -> None:
+    """Raises UsageError where the run has no such attempt."""
+    attempts = run.attempts()
+    if attempt is not None and attempt not in attempts:
+        known = f"there are {', '.join(map(str, attempts))}" if attempts else "none has begun"
+        raise UsageError(f"{run.run_id} has no attempt {attempt}", way_out=known)
+
+
 def project_here() -> Path:
     """The project around the current directory."""
     return project_root(Path.cwd())

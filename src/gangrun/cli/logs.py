@@ -30,13 +30,10 @@ def run(args: argparse.Namespace) -> int:
         project = inputs.project_here()
         follow_runs([found], lambda: inputs.states([found], project), role=args.role)
         return 0
-    attempts = found.attempts()
-    if args.attempt is not None and args.attempt not in attempts:
-        known = f"there are {', '.join(map(str, attempts))}" if attempts else "none has begun"
-        raise UsageError(f"{found.run_id} has no attempt {args.attempt}", way_out=known)
+    inputs.check_attempt(found, args.attempt)
     merged = Merged(found, args.role, args.attempt)
     if args.role and not list(merged.files()):
-        there = sorted({name for number in attempts for name in found.attempt(number).replica_logs()})
+        there = sorted({name for number in found.attempts() for name in found.attempt(number).replica_logs()})
         raise UsageError(
             f"{found.run_id} has no log of {args.role!r}", way_out=f"there are {', '.join(there) or 'none'}"
         )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import sys
+from importlib.resources import files as files_of
 from pathlib import Path
 
 from gangrun.lab.state import Home, Shape
@@ -156,14 +158,22 @@ while :; do read -r -u 3 || :; done
 """
 
 
-def profile(place: Home) -> str:
+def profile(shape: Shape, place: Home) -> str:
     """Return the cluster profile of the lab."""
-    return f"""\
+    text = f"""\
 scheduler = "slurm"
 slurm_conf = "{place.slurm_conf}"
 defaults = {{ partition = "gpu" }}
 partitions = {{ gpu = "gpu", debug = "debug", short = "short", off = "off" }}
 """
+    return text + f"setup = ['export PATH=\"{place.programs}:$PATH\"']\n" if shape.gpus else text
+
+
+def nvidia_smi(shape: Shape) -> str:
+    """Return the program that answers for the stand-in GPUs, `gangrun.lab.nvidia_smi` with their number."""
+    text = (files_of("gangrun.lab") / "nvidia_smi.py").read_text(encoding="utf-8")
+    # The lab's own Python, as the one that a job finds first may be too old.
+    return f'#!/usr/bin/env -S "{sys.executable}" -IS\n{text}\n\nsys.exit(main(sys.argv[1:], {shape.gpus}))\n'
 
 
 def mariadb_options(place: Home) -> list[str]:
@@ -202,6 +212,8 @@ def files(
         place.root / "hosts": (hosts(shape), 0o644),
         place.root / "nsswitch.conf": (nsswitch(nsswitch_text), 0o644),
     }
+    if shape.gpus:
+        made[place.programs / "nvidia-smi"] = (nvidia_smi(shape), 0o755)
     for node in shape.node_names:
         made[place.run / f"{node}.sh"] = (boot_script(node, place, slurmd), 0o644)
     if shape.accounting:

@@ -278,7 +278,7 @@ class Lab:
 
     def _build(self, shape: Shape) -> None:
         place = self._place
-        for path in (place.run, place.munge_socket.parent, place.logs, place.devices, place.spool):
+        for path in (place.run, place.munge_socket.parent, place.logs, place.devices, place.programs, place.spool):
             state.make_directory(path)
         for node in shape.node_names:
             state.make_directory(place.spool / node)
@@ -307,7 +307,7 @@ class Lab:
                 hosts.power_on(shape, place, node)
         commands.wait_until(self._all_idle, 60, "every node to be idle", log=place.log("slurmctld"))
         fresh = place.profile.with_suffix(".new")
-        fresh.write_text(config.profile(place))
+        fresh.write_text(config.profile(shape, place))
         fresh.chmod(0o644)
         fresh.replace(place.profile)
 

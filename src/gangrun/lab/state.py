@@ -110,6 +110,11 @@ class Home:
         return self.root / "dev"
 
     @property
+    def programs(self) -> Path:
+        """What jobs find first on their PATH: an `nvidia-smi` for the stand-in GPUs."""
+        return self.root / "bin"
+
+    @property
     def controller(self) -> Path:
         """StateSaveLocation of slurmctld."""
         return self.root / "ctld"

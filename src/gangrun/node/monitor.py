@@ -366,16 +366,15 @@ def number(row: Dict[str, str], name: str) -> Optional[float]:
     return round(value, 1) if value % 1 else int(value)
 
 
-def ours(rows: Dict[str, Dict[str, str]], asked: int, given: Dict[str, List[str]]) -> List[Dict[str, str]]:
-    """The rows of this job's GPUs: all if there are no more than asked for, else those that a replica was given."""
+def ours(rows: Dict[str, Dict[str, str]], asked: int, held: List[str]) -> List[Dict[str, str]]:
+    """The rows of this job's GPUs: all if there are no more than asked for, else those that it holds or was given."""
     everyone = [rows[index] for index in sorted(rows, key=lambda text: (len(text), text))]
     if len(everyone) <= asked:
         return everyone
-    wanted = [device for devices in given.values() for device in devices]
     return [
         row
         for row in everyone
-        if any(one == row["index"] or (len(one) > 4 and row.get("uuid", "").startswith(one)) for one in wanted)
+        if any(one == row["index"] or (len(one) > 4 and row.get("uuid", "").startswith(one)) for one in held)
     ]
 
 
@@ -451,7 +450,9 @@ def main(words: List[str]) -> None:
             told = given
         rows = gpus.sample()
         if rows:
-            mine = ours(rows, asked, processes.given)
+            # Slurm says which, by their numbers on the node; elsewhere one can only look at what is used.
+            held = env.get("SLURM_STEP_GPUS", "").split(",")
+            mine = ours(rows, asked, held if held[0] else [one for each in processes.given.values() for one in each])
             seen = [[row["index"], row.get("uuid"), row.get("name"), number(row, "memory.total")] for row in mine]
             if seen != devices:
                 writer.write(t=stamp, devices=seen)

@@ -81,6 +81,31 @@ def follow_runs(
         show(final=True)
 
 
+def follow_use(run: RunDir, state: Callable[[], RunState]) -> None:
+    """Shows what a run uses until it ends: on a terminal in place, elsewhere once at the end."""
+    from rich.live import Live
+    from rich.text import Text
+
+    from gangrun.views import gpus
+    from gangrun.views.terminal import console
+
+    def table() -> Text:
+        return Text("\n".join(gpus.lines(run, gpus.latest(run))), no_wrap=True, overflow="crop")
+
+    screen = console()
+    with Live(console=screen, transient=True, auto_refresh=False) as live:
+        pause, now = FIRST, state()
+        while not now.final:
+            asked = time.monotonic()
+            while time.monotonic() - asked < pause and not _all_ended([run], [now]):
+                if screen.is_terminal:
+                    live.update(table(), refresh=True)
+                time.sleep(FIRST)
+            pause = min(pause * GROWTH, LONGEST)
+            now = state()
+    print("\n".join(gpus.lines(run, gpus.latest(run))))
+
+
 def _all_ended(runs: Sequence[RunDir], states: Sequence[RunState]) -> bool:
     """Whether every run that is not known to have ended has written its exit code."""
     alive = [run for run, state in zip(runs, states, strict=True) if not state.final]

@@ -264,8 +264,8 @@ def test_without_nvidia_smi(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
 
 def test_only_the_gpus_of_the_job_are_told_of() -> None:
     rows = {str(index): {"index": str(index), "uuid": f"GPU-{index}abcd"} for index in range(12)}
-    assert [row["index"] for row in ours(rows, 12, {})] == [str(index) for index in range(12)]
-    mine = ours(rows, 2, {"a.0": ["3"], "b.0": ["GPU-5abcd", ""]})
+    assert [row["index"] for row in ours(rows, 12, [])] == [str(index) for index in range(12)]
+    mine = ours(rows, 2, ["3", "GPU-5abcd", ""])
     assert [row["index"] for row in mine] == ["3", "5"]
 
 
