@@ -98,28 +98,13 @@ def query(names: list[str], form: str, every: float | None, count: int) -> int:
 
 def dmon(every: float, file: TextIO, count: int) -> int:
     """`dmon --select pumt --options DT`: two lines of head again and again, `-` for what there is none of."""
-    columns = [
-        "Date",
-        "Time",
-        "gpu",
-        "pwr",
-        "gtemp",
-        "mtemp",
-        "sm",
-        "mem",
-        "enc",
-        "dec",
-        "fb",
-        "bar1",
-        "rxpci",
-        "txpci",
-    ]
-    units = ["YYYYMMDD", "HH:MM:SS", "Idx", "W", "C", "C", "%", "%", "%", "%", "MB", "MB", "MB/s", "MB/s"]
+    columns = ["Date", "Time", "gpu", "pwr", "gtemp", "mtemp", "sm", "mem", "enc", "dec", "fb", "bar1", "rxpci"]
+    units = ["YYYYMMDD", "HH:MM:SS", "Idx", "W", "C", "C", "%", "%", "%", "%", "MB", "MB", "MB/s"]
     samples = 0
     while True:
         if samples % 10 == 0:
             for marks in (columns, units):
-                print("#" + " ".join(mark.rjust(5) for mark in marks), file=file)
+                print("#" + " ".join(mark.rjust(5) for mark in marks).lstrip(), file=file)
         samples += 1
         for row in measure(count):
             number = {name: value.split(" ")[0].partition(".")[0] for name, value in row.items()}
