@@ -494,6 +494,18 @@ def test_init_starts_a_file_that_is_fine(project: Project) -> None:
     assert "is there already" in again.err
 
 
+def test_every_replica_is_told_the_addresses_of_all(project: Project) -> None:
+    text = "[allocation]\nnodes = 3\n[env]\nALL = 'all={main.addresses.peer}'\n[roles.main]\nreplicas = 3\n"
+    words = "'echo $0 $1 $ALL', '{self.addresses.peer}', '{main.addresses.peer}'"
+    text += f"ports = 'peer'\ncommand = ['bash', '-c', {words}]\n"
+    project.write(FILE, text)
+    lines = [line.split(" | ")[1].split() for line in project.ok("run", FILE).out.splitlines()]
+    (everybody,) = {addresses for _, addresses, _ in lines}
+    assert sorted(own for own, _, _ in lines) == sorted(everybody.split(","))
+    assert len({address.rpartition(":")[2] for address in everybody.split(",")}) == 3
+    assert {told for _, _, told in lines} == {f"all={everybody}"}
+
+
 def test_a_reader_that_goes_away_is_no_error(project: Project) -> None:
     project.write(FILE, sh("seq 100000"))
     project.ok("run", FILE, "--quiet")

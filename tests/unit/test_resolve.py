@@ -141,9 +141,7 @@ command = ["python", "-m", "orchestrate", "--servers", "{inference.addresses.htt
     assert {replicas[f"inference.{i}"].nodes for i in range(8)} == {(0,)}
     assert (replicas["trainer.0"].nodes, replicas["trainer.0"].gpus, replicas["trainer.0"].cpus) == ((1,), ALL, 60)
     assert (replicas["orchestrator.0"].nodes, replicas["orchestrator.0"].gpus) == ((1,), ())
-    assert command(replicas["orchestrator.0"]).endswith(
-        "--servers " + ",".join(f"${{HOSTS[0]}}:${{PORTS[{i}]}}" for i in range(8))
-    )
+    assert command(replicas["orchestrator.0"]).endswith("--servers ${ADDRESSES[inference.http]}")
     # What waits for the servers starts last.
     assert plan.replicas[-1].name == "orchestrator.0"
 
@@ -440,8 +438,21 @@ def test_ports_are_each_replicas_own(resolved: Resolved) -> None:
     assert [command(replica) for replica in plan.replicas] == [
         "a ${PORTS[1]}",
         "a ${PORTS[3]}",
-        "b ${PORTS[4]} ${PORTS[0]} ${HOSTS[0]}:${PORTS[1]},${HOSTS[0]}:${PORTS[3]}",
+        "b ${PORTS[4]} ${PORTS[0]} ${ADDRESSES[a.y]}",
     ]
+
+
+@pytest.mark.parametrize("name", ["main", "early", "late"])
+def test_a_port_that_only_the_launcher_knows_is_nobody_elses(name: str, refused: Refused, resolved: Resolved) -> None:
+    # Whichever of the two is composed first.
+    text = "command = ['x', '{trainer.port.master}']\n"
+    trainer = "[roles.trainer]\ngpus = 0\nlauncher = 'srun'\ncommand = ['y']\n"
+    user = f"[roles.{name}]\ngpus = 0\nafter = {['trainer'] if name == 'late' else []}\n{text}"
+    (problem,) = refused(user + trainer)
+    assert "{trainer.port.master}: 'trainer' has no port named 'master'; name it in ports = [\"master\"]" in problem
+    plan = resolved(user + trainer + "ports = 'master'\n")
+    assert plan.ports == 1
+    assert command(by_name(plan)[f"{name}.0"]) == "x ${PORTS[0]}"
 
 
 def test_the_same_gives_the_same(resolved: Resolved) -> None:

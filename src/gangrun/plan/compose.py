@@ -68,7 +68,9 @@ class Composer:
         return port
 
     def _address(self, role: str, index: int) -> Address:
-        return Address(plan.Host(self.spots[role][index].nodes[0]), self.ports[role, index].get)
+        # A copy: the ports that launchers reserve for themselves later are nobody else's, or whether they can be
+        # referred to would depend on which role is composed first.
+        return Address(plan.Host(self.spots[role][index].nodes[0]), dict(self.ports[role, index]))
 
     def _scope(self, role: str = "", index: int = 0, *, before: bool = False) -> Scope:
         """What the texts of a replica may refer to, those of the whole experiment, or those that are needed before

@@ -28,13 +28,22 @@ class Port:
 
 
 @dataclass(frozen=True, slots=True)
+class Addresses:
+    """`host:port` of all replicas of a role, joined by commas."""
+
+    role: str
+    port: str
+    """The port's name."""
+
+
+@dataclass(frozen=True, slots=True)
 class Var:
     """A fact of the run that only the script knows."""
 
     name: Literal["run_dir", "run_name", "job", "attempt", "load", "resumed"]
 
 
-Part: TypeAlias = "str | Host | Port | Var"
+Part: TypeAlias = "str | Host | Port | Addresses | Var"
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,10 +11,10 @@ run's own).
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from gangrun.plan.model import Host, Part, Port, Word
+from gangrun.plan.model import Addresses, Host, Part, Port, Word
 from gangrun.spec.load import nearest
 
 _TOKEN = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]|[^{}]+")
@@ -30,7 +30,7 @@ class Address:
     """Where others reach one replica: its first node, and its ports by name."""
 
     host: Host
-    port: Callable[[str], Port | None]
+    ports: Mapping[str, Port]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,13 +83,11 @@ def _resolve(name: str, scope: Scope) -> Sequence[Part]:
         what, _, port = rest.partition(".")
     if rest == "host":
         return [addresses[0].host]
-    if what == "port" and (found := addresses[0].port(port)):
-        return [found]
-    if what == "addresses" and addresses[0].port(port):
-        parts: list[Part] = []
-        for address in addresses:
-            parts += [",", address.host, ":", address.port(port) or ""]
-        return parts[1:]
+    if what == "port" and port in addresses[0].ports:
+        return [addresses[0].ports[port]]
+    if what == "addresses" and port in addresses[0].ports:
+        # A list of one is that address; a longer one stands in the script once, as 1,024 replicas may all use it.
+        return [addresses[0].host, ":", addresses[0].ports[port]] if len(addresses) == 1 else [Addresses(owner, port)]
     if what in ("port", "addresses"):
         raise UnknownReferenceError(f'{{{name}}}: {owner!r} has no port named {port!r}; name it in ports = ["{port}"]')
     raise UnknownReferenceError(f"{{{name}}}: a role has host, port.NAME and addresses.NAME")

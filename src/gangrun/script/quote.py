@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from gangrun.errors import InputError
-from gangrun.plan.model import Host, Part, Port, Var, Word
+from gangrun.plan.model import Addresses, Host, Part, Port, Var, Word
 
 _PLAIN = re.compile(r"[A-Za-z0-9_@%+=:,./-]+")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
@@ -63,4 +63,6 @@ def _active(part: Part) -> str:
         return f"${{HOSTS[{part.node}]}}"
     if isinstance(part, Port):
         return f"${{PORTS[{part.offset}]}}"
+    if isinstance(part, Addresses):
+        return f"${{ADDRESSES[{part.role}.{part.port}]}}"
     return f"${{{part.name.upper()}}}"

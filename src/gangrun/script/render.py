@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -12,7 +12,7 @@ from jinja2.sandbox import SandboxedEnvironment
 
 import gangrun
 from gangrun.errors import Problem, SpecError
-from gangrun.plan.model import Checkpoint, Plan, Replica, Word
+from gangrun.plan.model import Addresses, Checkpoint, Host, Part, Plan, Replica, Word
 from gangrun.script.quote import bash, directive, known_text, literal
 
 _FOLDER = files("gangrun.script")
@@ -98,6 +98,7 @@ def _setup(plan: Plan) -> Iterator[str]:
         yield f"needs {' '.join(map(literal, plan.waits))}"
     if plan.checkpoint:
         yield from _load(plan.checkpoint)
+    yield from _addresses(plan, [word for _, word in plan.env])
     yield from (f"export {name}={bash(word)}" for name, word in plan.env)
 
 
@@ -110,6 +111,16 @@ def _load(checkpoint: Checkpoint) -> Iterator[str]:
         words.append(f"--from {literal(checkpoint.path)} {literal(checkpoint.glob)}")
     yield f'LOAD=$(python3 "$RUN_DIR/node/checkpoint.py" {" ".join(words)})'
     yield 'if [[ $LOAD == "$RUN_DIR"/* ]]; then RESUMED=true; else RESUMED=false; fi'
+
+
+def _addresses(plan: Plan, words: Sequence[Word]) -> Iterator[str]:
+    """The lists of addresses that the words refer to, by ROLE.PORT."""
+    for used in dict.fromkeys(part for word in words for part in word.parts if isinstance(part, Addresses)):
+        parts: list[Part] = []
+        for replica in plan.replicas:
+            if replica.role == used.role:
+                parts += [",", Host(replica.nodes[0]), ":", dict(replica.ports)[used.port]]
+        yield f"ADDRESSES[{used.role}.{used.port}]={bash(Word.of(*parts[1:]))}"
 
 
 def _begin(plan: Plan) -> Iterator[str]:
@@ -130,8 +141,12 @@ def _body(plan: Plan) -> Iterator[str]:
     What gangrun adds starts after all that can start at once, so that nobody's first line comes later for it.
     """
     by_role: dict[str, list[Replica]] = {}
+    words: list[Word] = []
     for replica in plan.replicas:
         by_role.setdefault(replica.role, []).append(replica)
+        words += [*replica.argv, *replica.step_flags, *(word for _, word in replica.env)]
+        words += [replica.ready.target] if replica.ready else []
+    yield from _addresses(plan, words)  # here, as hosts change where a spare node takes the place of another
     waited: set[str] = set()
     own = list(plan.own)
     for replicas in by_role.values():

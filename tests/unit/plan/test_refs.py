@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gangrun.plan.model import Host, Port, Var, Word
+from gangrun.plan.model import Addresses, Host, Port, Var, Word
 from gangrun.plan.refs import Address, Scope, UnknownReferenceError, word
 
-SERVERS = [Address(Host(node), {"http": Port(2 * node), "a.b": Port(9)}.get) for node in (0, 1)]
+SERVERS = [Address(Host(node), {"http": Port(2 * node), "a.b": Port(9)}) for node in (0, 1)]
 SCOPE = Scope(
-    {"server": SERVERS, "lone-role": [Address(Host(3), {}.get)]},
+    {"server": SERVERS, "lone-role": [Address(Host(3), {})]},
     {"run.dir": Var("run_dir"), "seed": "7", "index": "1", "count": "2"},
     SERVERS[1],
 )
@@ -29,7 +29,9 @@ SCOPE = Scope(
         ("{server.host}", (Host(0),)),
         ("{server.port.http}", (Port(0),)),
         ("{server.port.a.b}", (Port(9),)),
-        ("{server.addresses.http}", (Host(0), ":", Port(0), ",", Host(1), ":", Port(2))),
+        ("{server.addresses.http}", (Addresses("server", "http"),)),
+        ("{server.1.addresses.http}", (Host(1), ":", Port(2))),
+        ("{self.addresses.http}", (Host(1), ":", Port(2))),
         ("{server.1.host}:{server.1.port.http}", (Host(1), ":", Port(2))),
         ("{lone-role.host}", (Host(3),)),
         ("{{seed}}", ("{seed}",)),

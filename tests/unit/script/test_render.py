@@ -363,6 +363,15 @@ def test_shellcheck_would_find_something(tmp_path: Path) -> None:
     assert "SC2086" in shellcheck(file)
 
 
+def test_a_list_of_addresses_stands_in_a_script_once(resolved: Resolved) -> None:
+    text = "replicas = 1024\ngpus = 1\nports = 'peer'\ncommand = ['x', '--peers', '{main.addresses.peer}']\n"
+    script = render(resolved(f"{text}[allocation]\nnodes = 128\ngpus = 8\n"), "e_s_1", "/out/e/s/1")
+    assert script.count('--peers "${ADDRESSES[main.peer]}"') == 1024
+    (line,) = re.findall(r"ADDRESSES\[main\.peer\]=(.*)", script)
+    assert line.strip('"').split(",")[-1] == "${HOSTS[127]}:${PORTS[1023]}"
+    assert len(script) < 250_000  # Slurm takes 4 MB
+
+
 def test_the_same_plan_gives_the_same_script(resolved: Resolved) -> None:
     plan = resolved(SHAPES["groups"])
     assert render(plan, "e_s_1", "/r") == render(plan, "e_s_1", "/r")

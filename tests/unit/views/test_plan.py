@@ -84,7 +84,7 @@ T = trainer: main, 1 node x 8 GPUs, 63 CPUs, 1 task
 M = monitor: sidecar, all 2 nodes, 1 CPU, 1 task per node
     $ nvidia-smi
 O = orchestrator: main, 1 node, 1 CPU, 1 task
-    $ python orchestrate.py ${HOSTS[0]}:${PORTS[0]},${HOSTS[0]}:${PORTS[1]} a...
+    $ python orchestrate.py ${ADDRESSES[inference.http]} and many more words ...
     waits for inference"""
     )
 
