@@ -59,12 +59,10 @@ class _Run:
     status: Status | None = None
     answered: bool = True
     note: str = ""
-    recorded: Event | None = None
 
     def record(self, event: Event) -> None:
         """Appends the event where that is allowed: a colleague's run can be looked at as well."""
         self.told.add(event)
-        self.recorded = event
         try:
             self.run.append(event)
         except RecordError as error:
@@ -73,19 +71,6 @@ class _Run:
     def unheard(self, why: str) -> None:
         self.answered = False
         self.note = why
-
-
-def reconcile(runs: Sequence[RunDir], scheduler: Scheduler, now: float | None = None) -> Mapping[RunDir, Event]:
-    """Settles submissions without an outcome, by one question for all `runs` of a cluster.
-
-    Returns the events that it recorded. Raises what `scheduler.find` raises; RecordError where events cannot be read.
-    """
-    now = time.time() if now is None else now
-    doubtful = [one for run in runs if _in_doubt((one := _Run(run, history(run.read_events()))).told, now)]
-    waiting = [one for one in doubtful if not _started_anyway(one)]
-    if waiting:
-        _settle(waiting, scheduler.find(_job_names(waiting)), now)
-    return {one.run: one.recorded for one in doubtful if one.recorded}
 
 
 def refresh(

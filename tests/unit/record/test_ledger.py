@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from gangrun.errors import InputError, Unreachable
+from gangrun.errors import InputError
 from gangrun.record.events import (
     CancelRequested,
     Created,
@@ -24,7 +24,7 @@ from gangrun.record.events import (
     process_start,
 )
 from gangrun.record.facts import Failure
-from gangrun.record.ledger import reconcile, refresh
+from gangrun.record.ledger import refresh
 from gangrun.record.rundir import RunDir
 from gangrun.record.state import RunState
 from gangrun.scheduler.model import Scheduler, Status
@@ -62,11 +62,10 @@ def one(run: RunDir, scheduler: Scheduler, now: float) -> RunState:
 def test_a_job_that_was_sent_is_found_by_its_name(new_run: MakeRun, answers) -> None:
     run = new_run(*sending())
     scheduler = answers(Status("77", "RUNNING", name="name"))
-    assert reconcile([run], scheduler, T0 + 1) == {run: last(run)}
-    assert (last(run).job, last(run).cluster) == ("77", "lab")  # type: ignore[attr-defined]
+    assert (one(run, scheduler, T0 + 1).state, last(run)) == ("RUNNING", Found("77", "lab", t=last(run).t))
     assert scheduler.asked == [("find", ("name",))]
-    assert reconcile([run], scheduler, T0 + 1) == {}
-    assert len(scheduler.asked) == 1
+    assert one(run, scheduler, T0 + 1).state == "RUNNING"
+    assert scheduler.asked[1:] == [("status", ("77",))]
 
 
 @pytest.mark.parametrize(
@@ -84,21 +83,19 @@ def test_a_job_counts_as_never_sent_once_its_sender_is_gone(
 ) -> None:
     pid, started = (os.getpid(), process_start(os.getpid())) if alive else (2**22 + 1, 1)
     run = new_run(*sending(host, pid, started))
-    got = reconcile([run], answers(), T0 + age)
-    assert isinstance(last(run), NeverSent) == gone
-    assert got == ({run: last(run)} if gone else {})
     assert one(run, answers(), T0 + age).state == ("NEVER_SENT" if gone else "SUBMITTING")
+    assert isinstance(last(run), NeverSent if gone else Submitting)
 
 
 def test_another_process_of_the_same_number_is_not_the_sender(new_run: MakeRun, answers) -> None:
     run = new_run(*sending(HERE, os.getpid(), 1))
-    reconcile([run], answers(), T0 + 31)
+    assert one(run, answers(), T0 + 31).state == "NEVER_SENT"
     assert isinstance(last(run), NeverSent)
 
 
 def test_a_sender_on_a_machine_without_proc(new_run: MakeRun, answers) -> None:
     living, dead = new_run(*sending(HERE, os.getpid(), None)), new_run(*sending(HERE, 2**22 + 1, None))
-    reconcile([living, dead], answers(), T0 + 31)
+    refresh([living, dead], lambda cluster: answers(), T0 + 31)
     assert isinstance(last(living), Submitting)
     assert isinstance(last(dead), NeverSent)
 
@@ -113,17 +110,14 @@ def test_a_sender_that_was_killed(new_run: MakeRun, answers) -> None:
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
         assert child.stdout is not None
         assert child.stdout.readline() == "sent\n"
-        assert reconcile([run], answers(), time.time() + 60) == {}
+        assert one(run, answers(), time.time() + 60).state == "SUBMITTING"
         child.kill()
-    reconcile([run], answers(), time.time() + 60)
+    assert one(run, answers(), time.time() + 60).state == "NEVER_SENT"
     assert isinstance(last(run), NeverSent)
 
 
 def test_a_silent_scheduler_settles_nothing(new_run: MakeRun, answers) -> None:
     run = new_run(*sending())
-    with pytest.raises(Unreachable):
-        reconcile([run], answers(reachable=False), T0 + 1e6)
-    assert isinstance(last(run), Submitting)
     state = one(run, answers(reachable=False), T0 + 1e6)
     assert (state.state, state.stale) == ("SUBMITTING", True)
     assert isinstance(last(run), Submitting)
@@ -132,27 +126,24 @@ def test_a_silent_scheduler_settles_nothing(new_run: MakeRun, answers) -> None:
 def test_many_are_settled_by_one_question(new_run: MakeRun, answers) -> None:
     runs = [new_run(Submitting(1, f"n{number}", HERE, 2**22 + 1, 1, t=T0)) for number in range(20)]
     scheduler = answers(*(Status(str(number), "PENDING", name=f"n{number}") for number in range(0, 20, 2)))
-    got = reconcile(runs, scheduler, T0 + 60)
-    assert [type(got[run]) for run in runs] == [Found, NeverSent] * 10
+    states = refresh(runs, lambda cluster: scheduler, T0 + 60)
+    assert [state.state for state in states] == ["PENDING", "NEVER_SENT"] * 10
+    assert [type(last(run)) for run in runs] == [Found, NeverSent] * 10
     assert len(scheduler.asked) == 1
 
 
-def test_settled_runs_are_asked_about_no_more(new_run: MakeRun, submitted: list[Event]) -> None:
-    runs = [
-        new_run(Created()),
-        new_run(*submitted),
-        new_run(*sending(), Rejected("no")),
-    ]
-    assert reconcile(runs, None, T0 + 60) == {}  # type: ignore[arg-type]
+def test_settled_runs_are_asked_about_no_more(new_run: MakeRun) -> None:
+    runs = [new_run(Created()), new_run(*sending(), Rejected("no"))]
+    assert [state.state for state in refresh(runs, nobody, T0 + 60)] == ["CREATED", "REJECTED"]
 
 
 def test_the_first_job_of_a_resumed_run_is_not_the_second(new_run: MakeRun, answers) -> None:
     run = new_run(*sending(), Submitted("77", "lab", t=T0), Submitting(2, "name", HERE, 2**22 + 1, 1, t=T0 + 100))
     old = Status("77", "COMPLETED", name="name")
-    reconcile([run], answers(old), T0 + 200)
+    one(run, answers(old), T0 + 200)
     assert isinstance(last(run), NeverSent)
     again = new_run(*run.read_events()[:-1])
-    reconcile([again], answers(Status("99", "RUNNING", name="name")), T0 + 200)
+    assert one(again, answers(Status("99", "RUNNING", name="name")), T0 + 200).state == "RUNNING"
     assert last(again) == Found("99", "lab", t=last(again).t)
 
 
@@ -160,10 +151,11 @@ def test_the_first_job_of_a_resumed_run_is_not_the_second(new_run: MakeRun, answ
 def test_the_job_itself_proves_that_it_was_sent(new_run: MakeRun, answers, job_files, scheduler_knows: bool) -> None:
     run = new_run(*sending())
     job_files(run).start(job="local-12-345").end(0)
-    scheduler = answers()
-    reconcile([run], scheduler, T0 + 60)
-    assert last(run) == Found("local-12-345", "lab", t=last(run).t)
-    assert scheduler.asked == []
+    scheduler = answers(*([Status("local-12-345", "COMPLETED", name="name")] if scheduler_knows else []))
+    assert one(run, scheduler, T0 + 60).state == "COMPLETED"
+    found = run.read_events()[2]
+    assert found == Found("local-12-345", "lab", t=found.t)
+    assert scheduler.asked == [("status", ("local-12-345",))]
 
 
 def test_what_was_not_confirmed_may_turn_up(new_run: MakeRun, answers) -> None:
