@@ -20,6 +20,7 @@ GRACE=30 # seconds between asking a replica to stop and making it
 # Runs once, before anything starts; the first failing line ends the job.
 setup() {
   cd -- /project/examples/diloco
+  export RUST_LOG=warn
 }
 
 # The roles of this run, one line for each replica, in the order in which they start.

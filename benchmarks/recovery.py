@@ -1,0 +1,192 @@
+"""What replica groups cost when something dies: how long the others pause, and when the lost one is back.
+
+    python benchmarks/recovery.py             all of it, five times each (root; a lab of five hosts)
+    python benchmarks/recovery.py group 1     one kind of death, once
+
+`examples/diloco` trains four groups, one on each of four hosts of a lab; the fifth is spare. Something is killed, and
+the groups' journals say when the others agreed on an outer step again and when the lost one was back.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from gangrun.lab import Lab
+
+REPOSITORY = Path(__file__).parents[1]
+GROUPS, VICTIM = 4, 2
+SETTINGS = (
+    *("replicas=4", "nodes=1", "gpus=1", "min_replicas=2", "restarts=100", "allocation.nodes=5"),
+    *("allocation.gpus=1", "allocation.cpus=2", "allocation.time=01:00:00", "allocation.mem=1G"),
+    'command=["train.py", "--steps", "100000", "--batch", "4", "--out", "{run.dir}/checkpoints"]',
+)
+
+
+@dataclass
+class Bench:
+    """A run that trains on a lab of its own."""
+
+    lab: Lab
+    here: Path
+    run: Path = Path()
+
+    def gangrun(self, *words: str) -> str:
+        env = {**os.environ, "SLURM_CONF": str(self.lab.slurm_conf), "GANGRUN_CLUSTER": "bench"}
+        done = subprocess.run(
+            ["gangrun", *words], cwd=self.here, env=env, check=True, stdout=subprocess.PIPE, text=True
+        )
+        return done.stdout
+
+    def begin(self) -> float:
+        """Submits it; seconds from the job's start to the first outer step of all groups."""
+        sets = [word for setting in SETTINGS for word in ("--set", setting)]
+        (run,) = json.loads(self.gangrun("submit", "examples/diloco/diloco.toml", "--json", *sets))
+        self.run = Path(run["dir"])
+        first = until(lambda: min((entry["time"] for entry in self.entries(0)), default=0.0))
+        return first - float((self.status / "run.start").read_text().split()[0])
+
+    @property
+    def status(self) -> Path:
+        return self.run / "attempts" / "latest" / "status"
+
+    def entries(self, group: int) -> list[dict[str, float]]:
+        try:
+            text = (self.run / "checkpoints" / f"group{group}.jsonl").read_text()
+        except FileNotFoundError:
+            return []
+        return [json.loads(line) for line in text.split("\n")[:-1] if line]
+
+    def whole(self) -> None:
+        """Waits until all groups have agreed three times."""
+        began = time.time()
+        until(lambda: all(len([e for e in self.entries(g) if e["time"] > began and e["groups"] == GROUPS]) >= 3
+                          for g in range(GROUPS)))  # fmt: skip
+
+    def processes(self, replica: str, *words: str) -> list[int]:
+        """Of a replica, those with one of these words in their command line."""
+        found = []
+        for folder in Path("/proc").iterdir():
+            try:
+                environment = (folder / "environ").read_bytes().split(b"\0")
+                command = (folder / "cmdline").read_bytes().split(b"\0")
+            except OSError:
+                continue
+            mine = {f"GANGRUN_RUN_DIR={self.run}".encode(), f"GANGRUN_REPLICA={replica}".encode()} <= set(environment)
+            if mine and (not words or any(part.rpartition(b"/")[2].decode() in words for part in command[:3])):
+                found.append(int(folder.name))
+        return found
+
+    def kill(self, replica: str, *words: str) -> float:
+        pids = self.processes(replica, *words)
+        assert pids, f"nothing of {replica} runs"
+        now = time.time()
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+        return now
+
+    def host(self) -> str:
+        """Where the victim lives."""
+        (pid,) = self.processes(f"main.{VICTIM}", "torchrun")
+        environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        return next(part.partition(b"=")[2].decode() for part in environment if part.startswith(b"SLURMD_NODENAME="))
+
+
+def until(what: Callable[[], object], limit: float = 240) -> object:
+    deadline = time.monotonic() + limit
+    while not (found := what()):
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"not within {limit} s")
+        time.sleep(0.1)
+    return found
+
+
+def died(bench: Bench, when: float) -> tuple[float, float, int]:
+    """Seconds until the others agreed without the victim, until it was back, and the outer steps in between."""
+    others = [group for group in range(GROUPS) if group != VICTIM]
+
+    def first(groups: list[int], *, whole: bool) -> float:
+        """When all of them had agreed, with the victim or without."""
+        times = [
+            next((e["time"] for e in bench.entries(g) if e["time"] > when and (e["groups"] == GROUPS) is whole), 0.0)
+            for g in groups
+        ]
+        return max(times) if all(times) else 0.0
+
+    again = float(until(lambda: first(others, whole=False)))
+    back = float(until(lambda: next((e["time"] for e in bench.entries(VICTIM) if e["time"] > again), 0.0)))
+    without = [e for e in bench.entries(0) if when < e["time"] < back and e["groups"] < GROUPS]
+    return again - when, back - when, len(without)
+
+
+def lighthouse(bench: Bench) -> tuple[float, float, int]:
+    """Seconds until all groups agreed again; no group may have died."""
+    lives = [(bench.status / f"main.{group}.lives").read_text() for group in range(GROUPS)]
+    when = bench.kill("lighthouse.0")
+    # What was agreed upon before may still be written down in the first half second.
+    again = float(until(lambda: min((e["time"] for e in bench.entries(0) if e["time"] > when + 0.5), default=0.0)))
+    until(lambda: [e for e in bench.entries(0) if e["time"] > when + 0.5 and e["groups"] == GROUPS])
+    assert lives == [(bench.status / f"main.{group}.lives").read_text() for group in range(GROUPS)]
+    return again - when, again - when, 0
+
+
+def node(bench: Bench) -> tuple[float, float, int]:
+    host = bench.host()
+    when = time.time()
+    bench.lab.kill(host)
+    try:
+        return died(bench, when)
+    finally:
+        bench.lab.start(host)
+        bench.gangrun("cancel", "latest")
+        until(lambda: all(node.state == "idle" for node in bench.lab.status().nodes))
+        bench.begin()
+
+
+DEATHS: dict[str, Callable[[Bench], tuple[float, float, int]]] = {
+    "worker": lambda bench: died(bench, bench.kill(f"main.{VICTIM}", "train.py")),
+    "torchrun": lambda bench: died(bench, bench.kill(f"main.{VICTIM}", "torchrun")),
+    "group": lambda bench: died(bench, bench.kill(f"main.{VICTIM}")),
+    "lighthouse": lighthouse,
+    "node": node,
+}
+
+
+def main() -> None:
+    kinds = [word for word in sys.argv[1:] if word in DEATHS] or list(DEATHS)
+    times = next((int(word) for word in sys.argv[1:] if word.isdigit()), 5)
+    lab = Lab("recovery")
+    here = Path(tempfile.mkdtemp(prefix="gangrun-recovery-"))
+    try:
+        lab.up(nodes=5, gpus=1)
+        shutil.copytree(REPOSITORY / "examples", here / "examples")
+        (here / "clusters").mkdir()
+        assert lab.profile
+        shutil.copy(lab.profile, here / "clusters" / "bench.toml")
+        bench = Bench(lab, here)
+        print(f"first outer step {bench.begin():.1f} s after the job's start", flush=True)
+        for kind in kinds:
+            rows = []
+            for _ in range(times):
+                bench.whole()
+                rows.append(DEATHS[kind](bench))
+                print(f"  {kind}: {rows[-1][0]:.1f} s, back after {rows[-1][1]:.1f} s, {rows[-1][2]} steps without it")
+            again, back, steps = (statistics.median(row[column] for row in rows) for column in range(3))
+            print(f"| {kind} | {again:.1f} s | {back:.1f} s | {steps:g} |", flush=True)
+    finally:
+        lab.down()
+        shutil.rmtree(here)
+
+
+if __name__ == "__main__":
+    main()
