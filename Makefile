@@ -43,10 +43,14 @@ bless: .venv/.test
 bench: .venv/.test slurm
 	python benchmarks/run.py
 
-# What the lab needs, where we may install it; elsewhere its tests say why they are skipped.
+# PROGRAM:PACKAGE of what tests need besides the lab.
+TEST_PROGRAMS := ch-run:charliecloud-runtime mmdebstrap:mmdebstrap podman:podman
+
+# What the lab and the tests need, where we may install it; elsewhere the tests say why they are skipped.
 slurm: .venv/.test
 	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-	  python -c 'from gangrun.lab import packages; packages.install(accounting=True)'; \
+	  python -c 'from gangrun.lab import packages; packages.install(accounting=True)' && \
+	  scripts/packages.sh $(TEST_PROGRAMS); \
 	else echo "not root, or no apt: the tests on a real Slurm will be skipped"; fi
 
 # The quick tests under every other Python from 3.10 on that this machine has.

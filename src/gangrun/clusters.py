@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gangrun.errors import UsageError
+from gangrun.errors import InputError, UsageError
 from gangrun.lab.state import profile_path
 from gangrun.plan.batch import clock
+from gangrun.plan.model import Plan
 from gangrun.scheduler.commands import silent
 from gangrun.scheduler.model import Scheduler
 from gangrun.spec.profile import LOCAL, SLURM, Cluster, known, load_cluster
@@ -49,6 +50,46 @@ def require_sbatch(cluster: Cluster) -> None:
     if cluster.profile.scheduler == SLURM and not shutil.which("sbatch"):
         way_out = "log in to a machine of the cluster, load its Slurm module, or --cluster local"
         raise UsageError(f"there is no sbatch on this machine's PATH to send to {cluster.name} with", way_out=way_out)
+
+
+def require_container_parts(plans: Sequence[Plan], cluster: Cluster) -> None:
+    """Raises InputError for an image, a mounted path or a runtime that containers of these plans lack, as far as that
+    can be seen from here.
+
+    A cluster's nodes may have what this machine has not. Only a path whose folder is here while it is not is wrong
+    for sure; whatever else is missing the node tells.
+    """
+    here = cluster.profile.scheduler == LOCAL
+    prepared = any(not line.startswith("source ") for line in plans[0].setup)  # a module may bring the runtime
+    wanted = {part: replica.role for plan in plans for replica in plan.replicas for part in replica.parts}
+    for part, role in wanted.items():
+        path = Path(part)
+        if part.startswith("/"):
+            lacks = not path.exists() and (here or (path.parent != Path("/") and path.parent.is_dir()))
+            kind = "no such file or directory"
+        else:
+            lacks = here and not prepared and not shutil.which(part)
+            kind = "no such program on PATH"
+        if lacks:
+            way_out = "see `gangrun plan FILE --explain` for where its parts are said"
+            raise InputError(f"{part}: {kind}, and the container of {role} needs it", way_out=way_out)
+
+
+def doubts_about_containers(plans: Sequence[Plan], cluster: Cluster) -> str:
+    """That srun here does not know flags of these plans' containers, as a login machine may lack a plugin of the
+    nodes; empty where all is well."""
+    contained = [replica for plan in plans for replica in plan.replicas if replica.parts]
+    flags = {str(flag.parts[0]).partition("=")[0] for replica in contained for flag in replica.step_flags}
+    if not flags or not shutil.which("srun"):
+        return ""
+    from gangrun.scheduler.commands import reading_environment, run
+
+    environment = reading_environment(os.environ, cluster.profile.slurm_conf or "")
+    known = run(["srun", "--help"], env=environment, timeout=30).out
+    unknown = sorted(flag for flag in flags if flag not in known)
+    if not unknown:
+        return ""
+    return f"srun on this machine does not know {unknown[0]}: is the plugin of Slurm that brings it on the nodes?"
 
 
 def require_room(nodes: int) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import ast
 import math
 import operator
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
@@ -58,6 +58,11 @@ class SweepPlan:
     def shown(self) -> plan.Plan:
         """The plan whose script a person wants to see: the pool's job, else the first item's."""
         return self.job or self.items[0].plan
+
+
+def plans_of(made: plan.Plan | SweepPlan) -> Sequence[plan.Plan]:
+    """The plans of what a user wants to run: the items', or the one."""
+    return [item.plan for item in made.items] if isinstance(made, SweepPlan) else [made]
 
 
 def mode_of(experiment: Experiment) -> Mode:

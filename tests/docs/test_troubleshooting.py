@@ -35,6 +35,10 @@ FILES = {
     "`files extend each other in a circle`": f'{MAIN}extends = "step.toml"',
     "`no launcher is named`": f'{MAIN}launcher = "torchrn"',
     "`torchrun starts python by itself`": 'launcher = "torchrun"\ncommand = ["python", "train.py"]',
+    "`is no mount`": f'{MAIN}container = {{ runtime = "pyxis", image = "x", mounts = ["data:/data"] }}',
+    "`is a plugin of Slurm's srun, which starts nothing`": (
+        f'{MAIN}container = {{ runtime = "pyxis", image = "x" }}\ncluster = "local"'
+    ),
     "`is gangrun's own; the record relies on it`": f'{MAIN}allocation.sbatch = {{ job-name = "mine" }}',
     "`the plan would not know of it`": f'{MAIN}allocation.sbatch = {{ nodes = "3" }}',
     "`needs … GPUs on 1 node; free GPUs are …`": f"{MAIN}gpus = 3\nreplicas = 2\nallocation.gpus = 4",
@@ -53,6 +57,10 @@ COMMANDS = {
     "`could be any of`": ["show", "project"],
     "`has no log of`": ["logs", "project/one", "--role", "trainer"],
     "`is not KEY=VALUE`": ["plan", "ok.toml", "--set", "nodes"],
+    "`and the container of … needs it`": [
+        *("check", "ok.toml", "--cluster", "local"),
+        *("--set", 'container={ runtime = "charliecloud", image = "/no/such" }'),
+    ],
     "`is no list of seeds`": ["submit", "ok.toml", "--seeds", "one"],
     "`this machine has no sbatch to take flags`": ["submit", "ok.toml", "--cluster", "local", "--", "--nice"],
     "`the run id … has … characters`": ["run", "ok.toml", "--set", f"step={LONG}"],

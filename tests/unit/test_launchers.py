@@ -1,4 +1,4 @@
-"""Launchers, container runtimes, and extensions of other packages."""
+"""Launchers, and extensions of other packages."""
 
 from __future__ import annotations
 
@@ -152,47 +152,6 @@ def test_more_processes_than_cpus(refused: Callable[..., list[str]]) -> None:
     assert told == "exp/step.toml:2: tasks: 8 processes on each node share 4 CPUs (ask for more CPUs or fewer tasks)"
 
 
-# ---- containers
-
-
-def test_charliecloud_wraps_what_the_launcher_made(resolved: Resolved) -> None:
-    text = spec("'torchrun'") + "[container]\nruntime = 'charliecloud'\nimage = '/i m'\nmounts = ['/a:/b', '/c:/c']\n"
-    assert argv(only(resolved(text))) == [
-        "ch-run", "--bind=/a:/b", "--bind=/c:/c", "/i m", "--",
-        "torchrun", "--standalone", "--nproc-per-node=1", "train.py", "--x",
-    ]  # fmt: skip
-
-
-def test_the_nearest_container_is_taken(resolved: Resolved) -> None:
-    profile = {"container": {"runtime": "charliecloud", "image": "site"}}
-    text = "[allocation]\nnodes = 1\n[roles.a]\ncommand = ['x']\ngpus = 0\n[roles.b]\ncommand = ['x']\ngpus = 0\n"
-    text += "[roles.b.container]\nruntime = 'charliecloud'\nimage = 'b'\n"
-
-    def images(plan: Plan) -> dict[str, str]:
-        return {replica.role: argv(replica)[1] for replica in plan.replicas}
-
-    assert images(resolved(text, profile=profile)) == {"a": "site", "b": "b"}
-    everyone = "[container]\nruntime = 'charliecloud'\nimage = 'all'\n" + text
-    assert images(resolved(everyone, profile=profile)) == {"a": "all", "b": "b"}
-
-
-@pytest.mark.parametrize(
-    ("container", "told"),
-    [
-        ("{ runtime = 'docker', image = 'x' }", "container.runtime: no container runtime is named 'docker'"),
-        ("{ runtime = 'charliecloud', image = 'x', mount = [] }", "container: charliecloud has no key 'mount'"),
-        (
-            "{ runtime = 'charliecloud', image = 'x', mounts = ['/a'] }",
-            'container: mounts is a list of "source:target"',
-        ),
-    ],
-)
-def test_what_a_container_refuses(container: str, told: str, refused: Callable[..., list[str]]) -> None:
-    text = f"container = {container}\n[roles.a]\ncommand = ['x']\n[roles.b]\ncommand = ['x']\nbeside = 'a'\n"
-    (problem,) = refused(text)
-    assert problem.startswith(f"exp/step.toml:1: {told}")
-
-
 # ---- other packages
 
 
@@ -232,7 +191,7 @@ def expand(name, role, allocation):
     helper = role.model_copy(update={"topology": None, "kind": "service", "gpus": 0, "ports": ("talk",)})
     return {f"{name}-helper": helper, name: role.model_copy(update={"after": (f"{name}-helper",)})}
 
-def contain(container, argv):
+def contain(container, argv, seat):
     return Contained((Word.of("box"), *argv), (Word.of("--container-image=", container.image),))
 """
 

@@ -15,11 +15,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Loads, resolves and renders; problems are raised on the way."""
+    from gangrun import clusters
     from gangrun.script.render import render
-    from gangrun.sweeps import SweepPlan
+    from gangrun.sweeps import SweepPlan, plans_of
 
     _, cluster, planned = inputs.planned(args.file, args.overrides, args.cluster)
     plan = planned.shown if isinstance(planned, SweepPlan) else planned
+    clusters.require_container_parts(plans_of(planned), cluster)
     render(plan, "check", "/run")
     nodes, gpus = plan.allocation.nodes, plan.allocation.gpus
     what = f"{len(plan.replicas)} replicas"

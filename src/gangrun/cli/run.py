@@ -22,7 +22,7 @@ def run(args: argparse.Namespace) -> int:
     """Creates the run, starts its script and follows it to its end."""
     from gangrun import chains, clusters, submission
     from gangrun.spec.load import load
-    from gangrun.sweeps import SweepPlan, plan_of
+    from gangrun.sweeps import SweepPlan, plan_of, plans_of
     from gangrun.views.live import follow_process
 
     experiment = load(args.file, args.overrides)
@@ -30,6 +30,7 @@ def run(args: argparse.Namespace) -> int:
     project = experiment.project
     cluster = clusters.here(project)
     plan = plan_of(experiment, cluster)
+    clusters.require_container_parts(plans_of(plan), cluster)
     local = cluster.profile.scheduler == "local"
     links = chains.outside([(experiment, plan)], submission.store_of, lambda runs: inputs.states(runs, project))
     if waits := [link.run.run_id for link in links.values() if not (link.done or local)]:

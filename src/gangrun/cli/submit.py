@@ -43,6 +43,7 @@ SENDERS = 4
 def run(args: argparse.Namespace) -> int:
     """Plans everything first, so that one bad file leaves nothing half-sent; then creates and sends."""
     from gangrun import chains, clusters, submission
+    from gangrun.sweeps import plans_of
 
     planned = _due(list(_planned(args)))
     if not planned:
@@ -59,6 +60,8 @@ def run(args: argparse.Namespace) -> int:
         return _show(planned, links, args.flags)
     for cluster in {cluster.name: cluster for _, cluster, _ in planned}.values():
         clusters.require_sbatch(cluster)
+    for doubt in {clusters.doubts_about_containers(plans_of(plan), cluster) for _, cluster, plan in planned} - {""}:
+        _say(doubt)
     try:
         sent, failed = _send(planned, links, args)
     except KeyboardInterrupt:
@@ -169,8 +172,9 @@ def _due(planned: list[tuple[inputs.Planned, bool]]) -> list[inputs.Planned]:
 def _planned(args: argparse.Namespace) -> Iterator[tuple[inputs.Planned, bool]]:
     """Every file under every seed, planned and, under a template of one's own, rendered to see whether it can be; and
     whether a folder stood for it."""
+    from gangrun import clusters
     from gangrun.script.render import render
-    from gangrun.sweeps import SweepPlan, plan_of
+    from gangrun.sweeps import SweepPlan, plan_of, plans_of
 
     for file, of_folder in inputs.expanded(args.files):
         experiment, cluster = inputs.loaded(file, args.overrides, args.cluster)
@@ -182,6 +186,7 @@ def _planned(args: argparse.Namespace) -> Iterator[tuple[inputs.Planned, bool]]:
             inputs.check_name(one)
             plan = plan_of(one, cluster)
             shown = plan.shown if isinstance(plan, SweepPlan) else plan
+            clusters.require_container_parts(plans_of(plan), cluster)
             if shown.template:
                 render(shown, "check", "/run")
             yield (one, cluster, plan), of_folder

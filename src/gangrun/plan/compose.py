@@ -144,7 +144,7 @@ class Composer:
         role, spot = self.roles[name], self.spots[name][index]
         words, env, ready = self.texts(name, index)
         launch = self._launch(name, index, words)
-        contained = self._contain(name, launch.argv)
+        contained, env = self._contain(name, index, launch.argv, env)
         return plan.Replica(
             role=name,
             index=index,
@@ -164,11 +164,12 @@ class Composer:
             restarts=role.restarts,
             spare=role.replicas - (role.min_replicas or role.replicas),
             step_flags=contained.step_flags,
+            parts=contained.parts,
             shares_gpus=spot.shares_gpus,
             alone=spot.alone,
         )
 
-    def _launch(self, name: str, index: int, words: tuple[plan.Word, ...]) -> Launch:
+    def _seat(self, name: str, index: int, words: _Words) -> Seat:
         role, spot = self.roles[name], self.spots[name][index]
         key, scope = ("roles", name, "launcher"), self._scope(name, index)
         options = {
@@ -177,17 +178,13 @@ class Composer:
             else value
             for option, value in role.launcher.options.items()
         }
-        seat = Seat(
-            name,
-            index,
-            spot.nodes,
-            spot.gpus,
-            role.tasks,
-            words,
-            options,
-            self._reserve(name, index),
-            role.kind,
-        )
+        port = self._reserve(name, index)
+        return Seat(name, index, spot.nodes, spot.gpus, role.tasks, words, options, port, role.kind)
+
+    def _launch(self, name: str, index: int, words: _Words) -> Launch:
+        role, spot = self.roles[name], self.spots[name][index]
+        key = ("roles", name, "launcher")
+        seat = self._seat(name, index, words)
         try:
             launch: Launch = extensions.find("launchers", role.launcher.type)(seat)
         except ValueError as error:
@@ -202,17 +199,44 @@ class Composer:
             return launch
         return Launch(words)
 
-    def _contain(self, name: str, argv: tuple[plan.Word, ...]) -> Contained:
+    def _contain(
+        self, name: str, index: int, argv: _Words, env: tuple[tuple[str, plan.Word], ...]
+    ) -> tuple[Contained, tuple[tuple[str, plan.Word], ...]]:
+        """The command in the role's container, if it has one, and the environment that is left to set outside."""
         container, at = effective_container(self.experiment, self.cluster, name, self.roles[name])
         if container is None:
-            return Contained(argv)
+            return Contained(argv), env
+        # Said inside again, as an image's own variables win over those that come from outside.
+        inside = {**dict(self.environment()), **dict(env)}
+        for variable, value in container.env.items():
+            inside[variable] = self._word(value, self._scope(name, index), (*at, "env", variable))
+        if inside:
+            words = (plan.Word.of(f"{variable}=", *word.parts) for variable, word in inside.items())
+            argv = (plan.Word.of("env"), *words, *argv)
         try:
-            contained: Contained = extensions.find("containers", container.runtime)(container, argv)
+            contain = extensions.find("containers", container.runtime)
+            contained: Contained = contain(self._furnished(container), argv, self._seat(name, index, argv))
         except ValueError as error:
             self._once(problem_at(self.experiment, self.cluster, at, str(error)))
-        else:
-            return contained
-        return Contained(argv)
+            return Contained(argv), ()
+        if contained.step_flags and self.cluster.profile.scheduler == "local":
+            what = f"{container.runtime} is a plugin of Slurm's srun, which starts nothing on one machine and in a pool"
+            self._once(problem_at(self.experiment, self.cluster, (*at, "runtime"), what))
+        self.notes += [note for note in contained.notes if note not in self.notes]
+        return contained, ()
+
+    def _furnished(self, container: Container) -> Container:
+        """The container with the project's root at its own path, where nothing else is mounted there, and a workdir.
+
+        Raises ValueError where its name cannot be said in a mount.
+        """
+        project = str(self.experiment.project)
+        if ":" in project:
+            raise ValueError(f"the project {project} cannot be mounted, as its name holds a colon")
+        taken = any(mount.split(":")[1] == project for mount in container.mounts)
+        mounts = container.mounts if taken else (f"{project}:{project}", *container.mounts)
+        workdir = container.workdir or self.experiment.spec.workdir or project
+        return container.model_copy(update={"mounts": mounts, "workdir": workdir})
 
     def _ready(self, name: str, role: Role, scope: Scope) -> plan.Ready | None:
         ready = role.ready

@@ -15,7 +15,7 @@ Group: TypeAlias = Literal["launchers", "topologies", "containers"]
 BUILT_IN: dict[Group, tuple[str, ...]] = {
     "launchers": ("exec", "torchrun", "srun"),
     "topologies": ("torchft",),
-    "containers": ("charliecloud",),
+    "containers": ("pyxis", "charliecloud", "apptainer", "podman"),
 }
 _FUNCTION: dict[Group, str] = {"launchers": "launch", "topologies": "expand", "containers": "contain"}
 

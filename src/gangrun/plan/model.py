@@ -105,6 +105,8 @@ class Replica:
     """How many replicas of its role the job can go on without."""
     step_flags: tuple[Word, ...] = ()
     """Flags for the step itself, as a container runtime may need them."""
+    parts: tuple[str, ...] = ()
+    """What each of its nodes must have for its container: programs by their names, and absolute paths."""
     shares_gpus: bool = False
     """Whether its GPUs belong to the role that it runs beside."""
     threads: int | None = None

@@ -62,6 +62,10 @@ class Contained:
     argv: tuple[Word, ...]
     step_flags: tuple[Word, ...] = ()
     """Flags for srun, for runtimes that are plugins of Slurm."""
+    parts: tuple[str, ...] = ()
+    """What each node must have for it: programs by their names, and absolute paths."""
+    notes: tuple[str, ...] = ()
+    """What a reader of the plan should know about it."""
 
 
 class Launcher(Protocol):
@@ -79,9 +83,12 @@ class Topology(Protocol):
 
 
 class Runtime(Protocol):
-    """A command line to the same in a container. Raises ValueError with words for the user."""
+    """A command line to the same in a container. Raises ValueError with words for the user.
 
-    def __call__(self, container: Container, argv: tuple[Word, ...]) -> Contained:
+    The container comes with the project among its mounts and with a workdir; `argv` sets its environment itself.
+    """
+
+    def __call__(self, container: Container, argv: tuple[Word, ...], seat: Seat) -> Contained:
         """See the class."""
 
 
@@ -100,6 +107,33 @@ def _flag(name: str, value: bool | str | Word | int | float) -> Word:
     if value is True:
         return Word.of(f"--{name}")
     return Word.of(f"--{name}=", *(value.parts if isinstance(value, Word) else [str(value)]))
+
+
+def mounts(container: Container, forbidden: str = "") -> list[tuple[str, str, bool]]:
+    """Source, target and whether it is read-only, of each mount.
+
+    Raises ValueError for a character that the runtime takes for a separator.
+    """
+    found = []
+    for mount in container.mounts:
+        if wrong := [letter for letter in forbidden if letter in mount]:
+            raise ValueError(f"{container.runtime} cannot mount {mount!r}: it reads {wrong[0]!r} as a separator")
+        source, target, *mode = mount.split(":")
+        found.append((source, target, bool(mode)))
+    return found
+
+
+def paths(container: Container) -> tuple[str, ...]:
+    """What of the node the container is made of: its image, where that is a file, and the sources of its mounts."""
+    image = (container.image,) if container.image.startswith("/") else ()
+    return (*image, *(source for source, _, _ in mounts(container)))
+
+
+def no_more_keys(container: Container) -> None:
+    """Raises ValueError for a key that containers do not have."""
+    if container.options:
+        known = ", ".join(Container.model_fields)
+        raise ValueError(f"{container.runtime} has no key {next(iter(container.options))!r}; a container has {known}")
 
 
 def no_options(launcher: str, options: Mapping[str, Any]) -> None:

@@ -174,6 +174,8 @@ def _wait(replicas: list[Replica]) -> Iterator[str]:
 
 def _start(plan: Plan, replica: Replica) -> Iterator[str]:
     master = next((port for name, port in replica.ports if name == "master"), None) if replica.ranks else None
+    # A step that begins inside its container cannot look for what that is made of, and says so itself.
+    parts = ":".join(part for part in replica.parts if ":" not in part) if not replica.step_flags else ""
     # Only what differs from the defaults that `start` has in the prelude, so that a person sees what is special.
     keys = {
         "nodes": ",".join(map(str, replica.nodes)),
@@ -187,6 +189,7 @@ def _start(plan: Plan, replica: Replica) -> Iterator[str]:
         "master": bash(Word((master,))) if master else None,
         "alone": None if replica.alone else "0",
         "node_cpus": None if replica.alone else plan.allocation.cpus,
+        "parts": bash(Word.of(parts)) if parts else None,
         "flags": len(replica.step_flags),
     }
     given = [f"{name}={value}" for name, value in keys.items() if value]

@@ -136,7 +136,7 @@ def experiment_of(
         key, given = _override(override)
         # A table that only the command line has is its own, too, should it be one that nobody knows.
         origins = {key[:end]: Source("--set") for end in ([len(key)] if key[0] in values else range(1, len(key) + 1))}
-        values, found = _merge(values, found, *_spread(_nest(key, given), origins))
+        values, found = _merge(values, found, *_spread(anchored(_nest(key, given), Path.cwd()), origins))
     found[()] = Source(str(file))
     _find_files(values, found)
     values = _settled(values, str(file.absolute().parent))
@@ -213,6 +213,7 @@ def _with_bases(
         own = _with_path(own, key, folder)
     for table in _globs(own):
         table["glob"] = os.path.normpath(folder / _home(table["glob"]))
+    own = anchored(own, folder)
     named = own.get("extends", [])
     bases = [named] if isinstance(named, str) else named
     values: Table = {}
@@ -291,13 +292,43 @@ def _settled(values: Table, folder: str) -> Table:
         return _FILE_DIR.sub(lambda found: found[1] or plain, value) if isinstance(value, str) else value
 
     def table(value: Any, keys: tuple[str, ...]) -> Any:
-        return (
-            {**value, **{key: settle(value[key]) for key in keys if key in value}} if isinstance(value, dict) else value
-        )
+        if not isinstance(value, dict):
+            return value
+        settled = {**value, **{key: settle(value[key]) for key in keys if key in value}}
+        return {**settled, "container": table(value["container"], ("env",))} if "container" in value else settled
 
     values = table(values, ("env", "files", "variables"))
     if isinstance(roles := values.get("roles"), dict):
         values["roles"] = {name: table(role, ("command", "env", "ready")) for name, role in roles.items()}
+    return values
+
+
+def anchored(values: Table, folder: Path) -> Table:
+    """The values with paths of containers that begin with `./`, `../` or `~/` made absolute, from this folder."""
+
+    def path(text: Any) -> Any:
+        relative = isinstance(text, str) and text.startswith(("./", "../", "~"))
+        return os.path.normpath(folder / _home(text)) if relative else text
+
+    def mount(text: Any) -> Any:
+        if not isinstance(text, str) or ":" not in text:
+            return path(text)
+        source, _, rest = text.partition(":")
+        return f"{path(source)}:{rest}"
+
+    def table(owner: Table) -> Table:
+        container = owner.get("container")
+        if not isinstance(container, dict):
+            return owner
+        container = {**container, **({"image": path(container["image"])} if "image" in container else {})}
+        if isinstance(container.get("mounts"), list):
+            container["mounts"] = [mount(one) for one in container["mounts"]]
+        return {**owner, "container": container}
+
+    values = table(values)
+    if isinstance(roles := values.get("roles"), dict):
+        roles = {name: table(role) if isinstance(role, dict) else role for name, role in roles.items()}
+        values = {**values, "roles": roles}
     return values
 
 

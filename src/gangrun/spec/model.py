@@ -218,6 +218,27 @@ def _choice(value: object) -> object:
     return {"type": value} if isinstance(value, str) else value
 
 
+def _image(text: str) -> str:
+    if not text or text.startswith("-"):
+        raise ValueError(f"{text!r} names no image: write a path, or a name as the runtime writes it")
+    return text
+
+
+def _mount(text: str) -> str:
+    """`SOURCE:TARGET[:ro]`; a path alone is seen under its own name."""
+    source, *rest = text.split(":")
+    target, mode = rest[0] if rest else source, rest[1] if len(rest) > 1 else ""
+    if len(rest) > 2 or mode not in ("", "ro") or not all(part.startswith("/") for part in (source, target)):
+        raise ValueError(f"{text!r} is no mount: write 'SOURCE:TARGET' or 'SOURCE:TARGET:ro', paths that begin with /")
+    return ":".join((source, target, *([mode] if mode else [])))
+
+
+def _inside(text: str) -> str:
+    if not text.startswith("/"):
+        raise ValueError(f"{text!r} is no directory inside the container: write a path that begins with /")
+    return text
+
+
 _DURATION_SCHEMA = {"anyOf": [{"type": "string"}, {"type": "integer", "minimum": 0}], "examples": ["36:00:00", "10m"]}
 
 Text = Annotated[str, BeforeValidator(lambda value: _no_control(value) if isinstance(value, str) else value)]
@@ -235,6 +256,9 @@ Command = Annotated[
 _NAMES_SCHEMA = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}
 Names = Annotated[tuple[str, ...], BeforeValidator(_listed), WithJsonSchema(_NAMES_SCHEMA)]
 Line = Annotated[str, AfterValidator(_one_line)]
+Image = Annotated[str, AfterValidator(_one_line), AfterValidator(_image)]
+Mount = Annotated[str, AfterValidator(_one_line), AfterValidator(_mount)]
+Inside = Annotated[str, AfterValidator(_one_line), AfterValidator(_inside)]
 Flag = Annotated[str, AfterValidator(_flag)]
 PortName = Annotated[str, AfterValidator(_port_name)]
 PortNames = Annotated[tuple[PortName, ...], BeforeValidator(_listed), WithJsonSchema(_NAMES_SCHEMA)]
@@ -273,6 +297,7 @@ Estimate = Annotated[
 FunctionName = Annotated[str, AfterValidator(_function)]
 Count = Annotated[int, Field(ge=0, strict=True)]
 Positive = Annotated[int, Field(ge=1, strict=True)]
+Truth = Annotated[bool, Field(strict=True)]
 
 
 class _Model(BaseModel):
@@ -336,13 +361,25 @@ class Container(_Model):
     model_config = ConfigDict(frozen=True, extra="allow")
 
     runtime: str
-    """Which runtime starts it."""
-    image: Text
-    """The image, as that runtime writes it."""
+    """Which runtime starts it: `pyxis`, `charliecloud`, `apptainer`, `podman`, or an installed one."""
+    image: Image
+    """The image: a path, or a name as that runtime writes it."""
+    mounts: tuple[Mount, ...] = ()
+    """What of the node is seen inside, `"SOURCE:TARGET"` or `"SOURCE:TARGET:ro"`; the project's root always is."""
+    workdir: Inside | None = None
+    """Directory inside in which commands start; by default the experiment's own."""
+    writable: Truth | None = None
+    """Whether programs may write into the image's files; what they write is gone with the step."""
+    remap_root: Truth | None = None
+    """Whether the user is root inside."""
+    mount_home: Truth | None = None
+    """Whether the home directory is seen inside."""
+    env: Variables = {}
+    """Environment inside, on top of every other and of what the image sets."""
 
     @property
     def options(self) -> dict[str, Any]:
-        """The runtime's own keys."""
+        """Further keys, which an installed runtime may have."""
         return dict(self.model_extra or {})
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from gangrun.errors import InputError
 from gangrun.spec import toml
-from gangrun.spec.load import Source, nearest, nearest_source, validated
+from gangrun.spec.load import Source, anchored, nearest, nearest_source, validated
 from gangrun.spec.model import Profile
 from gangrun.spec.toml import Key
 
@@ -66,5 +66,6 @@ def load_cluster(name: str, project: Path, more: Mapping[str, Path], where: str 
         scheduler = LOCAL if name == LOCAL else SLURM
         return Cluster(name, Profile.model_validate({"scheduler": scheduler}))
     values, lines = toml.read(file)
+    values = anchored(values, file.resolve().parent)
     sources = {key: Source(str(file), line) for key, line in lines.items()}
     return Cluster(name, validated(Profile, values, sources, str(file)), str(file), sources)

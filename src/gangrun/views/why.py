@@ -13,6 +13,7 @@ from gangrun.views.runs import clock, failure, last_lines, moment
 _CODES = {
     1: "the program said so itself; the last lines of its log usually tell",
     2: "a usage error of the program, most often",
+    125: "its container could not be started; the last lines of its log usually tell",
     126: "the command exists but cannot be executed",
     127: "the command was not found on the node: is the environment set up there (see [setup])?",
     134: "it aborted (SIGABRT): an assertion, or a library that gave up",

@@ -94,7 +94,7 @@ step() {
     ((GPUS_PER_NODE == 0)) || printf -v CUDA_VISIBLE_DEVICES '%s,' "${GPUS[@]:node*GPUS_PER_NODE:GPUS_PER_NODE}"
     CUDA_VISIBLE_DEVICES=${CUDA_VISIBLE_DEVICES%,}
     for ((local_rank = 0; local_rank < tasks; local_rank++, rank++)); do
-      task "$name" "$gpus" "$share" "$threads" "$address" "$master" "$@" >>"$LOGS/$name.log" 2>&1 &
+      task "$name" "$gpus" "$share" "$threads" "$address" "$master" "$parts" "$@" >>"$LOGS/$name.log" 2>&1 &
       groups+=("-$!")
     done
   done
