@@ -154,6 +154,6 @@ def _words(source: Source, cluster: Cluster) -> str:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, BaseModel):
-        given = value.model_dump(exclude_none=True)
+        given = value.model_dump(exclude_unset=True)
         return given["type"] if list(given) == ["type"] else given
     return list(value) if isinstance(value, tuple) else value
