@@ -37,8 +37,9 @@ roles() {
 # script looks which of them are gone, decides by the kind of the replica what that means, and stops the others.
 set -m # gives every background process a group of its own, which can be signalled as a whole
 
-HOSTS=() PORTS=() # for the commands below: hosts in the order of the allocation, port numbers
-NAMES=() MAINS=0  # replicas in the order of their start, and how many mains have yet to end
+HOSTS=() PORTS=()    # for the commands below: hosts in the order of the allocation, port numbers,
+declare -A ADDRESSES # and lists of host:port by ROLE.PORT
+NAMES=() MAINS=0     # replicas in the order of their start, and how many mains have yet to end
 declare -A KIND NODES PROCESS RESTARTS
 declare -A SPARE     # by role: how many of its replicas the job can still go on without
 declare -A GIVEN_UP  # of these
