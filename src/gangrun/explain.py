@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel
 
+from gangrun.plan import wandb
 from gangrun.plan.batch import OWN_KEY, clock, written_flag
 from gangrun.plan.compose import effective_container
 from gangrun.plan.model import Plan, Replica
@@ -93,6 +94,12 @@ def _allocation(experiment: Experiment, cluster: Cluster, plan: Plan) -> Iterato
 
 def _environment(experiment: Experiment, cluster: Cluster) -> Iterator[Row]:
     above, below = experiment.spec.env, cluster.profile.env
+    for name, (text, key) in wandb.variables(experiment, cluster).items():
+        if name not in above and name not in below:
+            source = experiment.origin(*key)
+            if name == "WANDB_MODE" and key not in experiment.sources:
+                source = cluster.origin("internet")
+            yield Row(f"env.{name}", text, _words(source, cluster))
     for name, value in {**below, **above}.items():
         source = experiment.origin("env", name) if name in above else cluster.origin("env", name)
         yield Row(f"env.{name}", value, _words(source, cluster))

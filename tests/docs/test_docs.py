@@ -230,6 +230,7 @@ TABLES: list[tuple[str, str, type[BaseModel], set[str]]] = [
     ("docs/experiment-file.md", "`[container]`", model.Container, set()),
     ("docs/experiment-file.md", "`[load]`", model.Load, set()),
     ("docs/experiment-file.md", "`[resume]`", model.Resume, set()),
+    ("docs/experiment-file.md", "`[wandb]`", model.Wandb, set()),
     ("docs/profiles.md", "Every key", model.Profile, set()),
     ("docs/profiles.md", "`[qos.NAME]`", model.Qos, set()),
 ]

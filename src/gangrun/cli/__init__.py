@@ -34,6 +34,7 @@ COMMANDS = {
         "logs": "read or follow what the replicas printed",
         "why": "why a run waits, or why it failed",
         "gpus": "what a run uses: its GPUs, CPUs and memory, live or afterwards",
+        "wandb": "send what was kept for Weights & Biases where there is no internet",
     },
     "Clusters": {
         "cluster": "discover, list and check cluster profiles",

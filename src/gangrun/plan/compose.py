@@ -8,7 +8,7 @@ from pathlib import PurePath
 from typing import TypeAlias
 
 from gangrun.errors import Problem
-from gangrun.plan import extensions, refs
+from gangrun.plan import extensions, refs, wandb
 from gangrun.plan import model as plan
 from gangrun.plan.place import Spot
 from gangrun.plan.problems import problem_at
@@ -106,10 +106,12 @@ class Composer:
         return word
 
     def environment(self) -> tuple[tuple[str, plan.Word], ...]:
-        """The environment of every role: the profile's, then the experiment's over it."""
-        values = {**self.cluster.profile.env, **self.experiment.spec.env}
+        """The environment of every role: what `[wandb]` sets, the profile's over it, then the experiment's."""
+        given = {**self.cluster.profile.env, **self.experiment.spec.env}
+        values: dict[str, tuple[str, Key]] = wandb.variables(self.experiment, self.cluster)
+        values.update({name: (value, ("env", name)) for name, value in given.items()})
         scope = self._scope()
-        return tuple((name, self._word(value, scope, ("env", name))) for name, value in values.items())
+        return tuple((name, self._word(value, scope, key)) for name, (value, key) in values.items())
 
     def files(self) -> tuple[tuple[str, plan.Word], ...]:
         """The files for the run's directory."""

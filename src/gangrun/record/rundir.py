@@ -246,6 +246,10 @@ class RunDir:
         """The link that names the newest attempt."""
         return self.path / "attempts" / LATEST
 
+    def offline_wandb(self) -> list[Path]:
+        """What Weights & Biases keeps in the run's directory where it could not send it, oldest first."""
+        return sorted(path for path in (self.path / "wandb").glob("offline-run-*") if path.is_dir())
+
     def attempts(self) -> list[int]:
         """Numbers of the attempts that began, ascending."""
         return sorted(int(name) for name in _names(self.dir + "/attempts") if name.isascii() and name.isdigit())

@@ -591,6 +591,23 @@ class Resume(_Model):
     """Which of them: `newest` is the one with the highest number."""
 
 
+class Wandb(_Model):
+    """The run's name for Weights & Biases: `[wandb]`. Set as environment variables, over which `[env]` wins."""
+
+    project: Text | None = None
+    """Project; without it the experiment's name."""
+    entity: Text | None = None
+    """Team or user whose project it is."""
+    group: Text | None = None
+    """Group; without it experiment and step without the seed."""
+    notes: Text | None = None
+    """Notes; without them the run's directory."""
+    tags: Names = ()
+    """Tags."""
+    mode: Literal["online", "offline", "disabled"] | None = None
+    """`offline` keeps everything in the run's directory; the default where the cluster's nodes have no internet."""
+
+
 class Spec(RoleKeys):
     """An experiment file."""
 
@@ -624,6 +641,8 @@ class Spec(RoleKeys):
     """Small text files that the run's directory gets when it is made: path in it = text, with references."""
     variables: dict[str, Variable] = {}
     """Values for a script template of your own, by the names that it uses; text with references."""
+    wandb: Wandb | None = None
+    """The run's name for Weights & Biases."""
     needs: Names = ()
     """Steps whose newest run must have succeeded before this one starts: `STEP`, or `EXPERIMENT/STEP`."""
     load: Load | None = None
@@ -672,6 +691,8 @@ class Profile(_Model):
     """Run before the experiment's own."""
     env: Variables = {}
     """Environment of every job here; the experiment's wins."""
+    internet: bool = True
+    """Whether the nodes reach the internet; where they do not, `[wandb]` keeps its data for later."""
     container: Container | None = None
     """Container for experiments that name none."""
     require: FlagNames = ()

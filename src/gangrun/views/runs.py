@@ -58,6 +58,7 @@ def details(run: RunDir, state: RunState, facts: AttemptFacts | None) -> list[st
         "ended": moment(state.ended),
         "took": _spent(state),
         "directory": state.dir,
+        "wandb": f"kept offline; gangrun wandb sync {state.run} sends it" if run.offline_wandb() else "",
         "note": state.note,
     }
     lines += [f"  {name:<9} {value}" for name, value in fields.items() if value]
