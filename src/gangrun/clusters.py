@@ -20,6 +20,7 @@ from gangrun.spec.profile import LOCAL, SLURM, Cluster, known, load_cluster
 
 if TYPE_CHECKING:
     from gangrun.scheduler.discover import ClusterFacts, Partition
+    from gangrun.scheduler.slurm import Slurm
 
 LAB = "lab"
 
@@ -135,9 +136,14 @@ def scheduler_of(cluster: Cluster, say: Callable[[str], None] = silent) -> Sched
         from gangrun.scheduler.local import Local
 
         return Local()
+    return slurm_of(cluster, say)
+
+
+def slurm_of(cluster: Cluster, say: Callable[[str], None] = silent, room: float = 0.0) -> Slurm:
+    """The Slurm behind a cluster; `room` is for how many seconds a submission waits for a full queue."""
     from gangrun.scheduler.slurm import Slurm
 
-    return Slurm(conf=cluster.profile.slurm_conf or "", say=say)
+    return Slurm(conf=cluster.profile.slurm_conf or "", say=say, room=room)
 
 
 def profile_text(facts: ClusterFacts, slurm_conf: str = "") -> str:

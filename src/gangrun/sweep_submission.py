@@ -1,59 +1,162 @@
-"""From the plan of a sweep to one run with its items, recorded and sent."""
+"""From the plan of a sweep to one run with its items, recorded and sent.
+
+A pool is one job, the run's own. In the other modes the run itself is none: each item, or each Slurm array, has a
+directory that is laid out as a run's and recorded as one.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from gangrun import submission
+from gangrun.lanes import Lanes
 from gangrun.plan.model import Plan, Replica, Var
+from gangrun.record.events import Submitting
+from gangrun.record.events import encode as encode_event
 from gangrun.record.items import ItemLine, encode
-from gangrun.record.naming import item_id
-from gangrun.record.rundir import ITEMS, ITEMS_FILE, POOL_FILE, RunDir
+from gangrun.record.naming import item_id, item_step
+from gangrun.record.rundir import ARRAYS, EVENTS, ITEMS, ITEMS_FILE, POOL_FILE, RunDir
 from gangrun.record.store import Store
 from gangrun.script.quote import known_text
-from gangrun.script.render import render
+from gangrun.script.render import render, render_array
 from gangrun.sweeps import PlannedItem, SweepPlan
+
+if TYPE_CHECKING:
+    from gangrun.scheduler.model import Scheduler
 
 _Files: TypeAlias = "dict[str, bytes | Callable[[RunDir], bytes]]"
 
 
-def create(store: Store, sweep: SweepPlan, argv: Sequence[str]) -> RunDir:
-    """Makes the run directory of a sweep with all its items. Raises InputError, RecordError."""
+def create(store: Store, sweep: SweepPlan, argv: Sequence[str], largest_array: int = 1001) -> RunDir:
+    """Makes the run directory of a sweep with all its items.
+
+    `largest_array` is how many tasks an array of the cluster can have. Raises InputError, RecordError.
+    """
     experiment, job = sweep.experiment, sweep.job
-    assert job is not None  # noqa: S101
+    cluster = sweep.shown.cluster
+    files: _Files = {ITEMS_FILE: lambda run: encode(_lines(sweep, run, arrays))}
+    arrays = _arrays(sweep, largest_array) if sweep.mode == "array" else []
+    if job is not None:
+        files[POOL_FILE] = json.dumps(_settings(sweep, job), indent=1).encode("ascii") + b"\n"
+        files.update(submission.files_of(job))
+    created = submission.created_by(experiment, cluster, argv)
+    born = encode_event(replace(created, argv=()))
+    for planned in sweep.items:
+        if sweep.scripted or single_command(planned.plan) is None:
+            files.update(_directory(sweep, planned, born if job is None else b""))
+    for number, members in enumerate(arrays):
+        files[f"{ARRAYS}/{number}/script.sh"] = partial(_array_script, number, members)
+        files[f"{ARRAYS}/{number}/{EVENTS}"] = born
     return store.create(
-        job.experiment,
-        job.step,
-        spec=submission.resolved(experiment, job.cluster),
-        script=lambda run: render(job, run.run_id, run.dir),
+        experiment.experiment,
+        experiment.step,
+        spec=submission.resolved(experiment, cluster),
+        script=(lambda run: render(job, run.run_id, run.dir)) if job is not None else None,
         project=experiment.project,
-        created=submission.created_by(experiment, job.cluster, argv),
-        files={**submission.files_of(job), **_pool_files(sweep, job)},
+        created=replace(created, mode=sweep.mode, items=len(sweep.items)),
+        files=files,
     )
 
 
-def _pool_files(sweep: SweepPlan, job: Plan) -> _Files:
-    """What the pool's driver reads, and the directories of items that are more than one command."""
-    files: _Files = {
-        ITEMS_FILE: lambda run: encode(_line(sweep, planned, run) for planned in sweep.items),
-        POOL_FILE: json.dumps(_settings(sweep, job), indent=1).encode("ascii") + b"\n",
+def send(
+    run: RunDir,
+    sweep: SweepPlan,
+    scheduler: Scheduler,
+    flags: Sequence[str] = (),
+    needs: Sequence[str] = (),
+    sent: Callable[[RunDir, str], None] = lambda _run, _job: None,
+) -> None:
+    """Queues a created sweep, all of it after the success of the jobs `needs`; `sent` is told of each job.
+
+    Raises Rejected or another SchedulerError at the first that is not taken: what was queued before goes on, and the
+    rest is not sent.
+    """
+    cluster = sweep.shown.cluster
+    if sweep.mode == "pool":
+        sent(run, submission.send(run, cluster, scheduler, (*_after(needs, ()), *flags)))
+        return
+    # Who sends: should this process be killed, the rest counts as never sent.
+    run.append(Submitting.here(1, run.run_id))
+    if sweep.mode == "array":
+        arrays = _arrays_of(run)
+        shares = _shares(sweep, len(arrays))
+        before = ""
+        for number, tasks in enumerate(arrays):
+            limit = f"%{shares[number]}" if shares[number] else ""
+            follows = [before] if before and not _divisible(sweep, len(arrays)) else []
+            own = (f"--array=0-{tasks - 1}{limit}", *_after(needs, follows))
+            before = submission.send(run.array(number), cluster, scheduler, (*own, *flags))
+            sent(run.array(number), before)
+    else:
+        lanes: Lanes[str] = Lanes(sweep.max_parallel, sweep.max_nodes)
+        for planned in sweep.order:
+            after = _after(needs, lanes.next(planned.plan.allocation.nodes, planned.estimate))
+            item = run.item(planned.item.name)
+            job = submission.send(item, cluster, scheduler, (*after, *flags))
+            lanes.put(job)
+            sent(item, job)
+
+
+def _after(needs: Sequence[str], follows: Sequence[str]) -> tuple[str, ...]:
+    """What sbatch is told, so that a job waits for the success of some and the end of others."""
+    on = [f"afterok:{':'.join(needs)}"] if needs else []
+    on += [f"afterany:{':'.join(follows)}"] if follows else []
+    words = (f"--dependency={','.join(on)}",) if on else ()
+    return (*words, "--kill-on-invalid-dep=yes") if needs else words
+
+
+# ---- files
+
+
+def _lines(sweep: SweepPlan, run: RunDir, arrays: Sequence[Sequence[PlannedItem]]) -> Iterator[ItemLine]:
+    places = {
+        planned.item.index: (number, task)
+        for number, members in enumerate(arrays)
+        for task, planned in enumerate(members)
     }
     for planned in sweep.items:
-        if single_command(planned.plan) is None:
-            files.update(_scripted(planned))
-    return files
+        item = planned.item
+        name = item_id(run.run_id, item.name)
+        line = ItemLine(index=item.index, name=item.name, parameters=item.values, run=name, estimate=planned.estimate)
+        if sweep.mode == "pool":
+            line = _pool_line(sweep, planned, run, line)
+        array, task = places.get(item.index, (None, None))
+        yield replace(line, array=array, task=task)
+
+
+def _pool_line(sweep: SweepPlan, planned: PlannedItem, run: RunDir, line: ItemLine) -> ItemLine:
+    plan, folder = planned.plan, run.item(planned.item.name)
+    argv: tuple[str, ...] = ("bash", str(folder.script))
+    env: dict[str, str] = {}
+    if not sweep.scripted and (alone := single_command(plan)):
+        argv = tuple(known_text(word, line.run, folder.dir) for word in alone.argv)
+        env = {key: known_text(value, line.run, folder.dir) for key, value in (*plan.env, *alone.env)}
+    return replace(
+        line,
+        argv=() if sweep.pool.call and not sweep.scripted else argv,
+        env=env,
+        cwd=plan.workdir,
+        # On this machine the scripts of scripted items see to their devices themselves.
+        gpus=0 if sweep.scripted else planned.gpus,
+        cpus=0 if sweep.scripted else planned.cpus,
+        timeout=planned.timeout,
+        retries=planned.retries,
+    )
 
 
 def _settings(sweep: SweepPlan, job: Plan) -> dict[str, object]:
+    """`pool.json`."""
     pool, allocation = sweep.pool, job.allocation
+    said = not sweep.scripted
     return {
         "v": 1,
-        "engine": pool.engine,
-        "call": pool.call,
-        "continue": pool.continue_,
+        "engine": pool.engine if said else "steps",
+        "call": pool.call if said else None,
+        "continue": pool.continue_ and said,
         "max_parallel": sweep.max_parallel,
         "max_nodes": sweep.max_nodes,
         "scheduler": job.scheduler,
@@ -63,30 +166,6 @@ def _settings(sweep: SweepPlan, job: Plan) -> dict[str, object]:
         "time": allocation.time,
         "grace": job.grace,
     }
-
-
-def _line(sweep: SweepPlan, planned: PlannedItem, run: RunDir) -> ItemLine:
-    item, plan = planned.item, planned.plan
-    name, folder = item_id(run.run_id, item.name), run.item(item.name)
-    argv: tuple[str, ...] = ("bash", str(folder.script))
-    env: dict[str, str] = {}
-    if alone := single_command(plan):
-        argv = tuple(known_text(word, name, folder.dir) for word in alone.argv)
-        env = {key: known_text(value, name, folder.dir) for key, value in (*plan.env, *alone.env)}
-    return ItemLine(
-        index=item.index,
-        name=item.name,
-        parameters=item.values,
-        run=name,
-        argv=() if sweep.pool.call else argv,
-        env=env,
-        cwd=plan.workdir,
-        gpus=planned.gpus,
-        cpus=planned.cpus,
-        estimate=planned.estimate,
-        timeout=planned.timeout,
-        retries=planned.retries,
-    )
 
 
 def single_command(plan: Plan) -> Replica | None:
@@ -104,18 +183,78 @@ def single_command(plan: Plan) -> Replica | None:
 _KNOWN = (Var("run_dir"), Var("run_name"))
 
 
-def _scripted(planned: PlannedItem) -> _Files:
-    """The directory of an item that has a script of its own."""
-    folder = f"{ITEMS}/{planned.item.name}"
+def _directory(sweep: SweepPlan, planned: PlannedItem, born: bytes) -> _Files:
+    """The directory of an item that has a script of its own, and a spec where it can be submitted by itself."""
+    name = planned.item.name
+    folder = f"{ITEMS}/{name}"
 
     def script(run: RunDir) -> bytes:
-        item = run.item(planned.item.name)
-        return render(planned.plan, item.run_id, item.dir).encode("utf-8", "surrogateescape")
+        return render(planned.plan, run.run_id, run.dir).encode("utf-8", "surrogateescape")
 
     def of_item(content: Callable[[RunDir], bytes], run: RunDir) -> bytes:
-        return content(run.item(planned.item.name))
+        return content(run.item(name))
 
-    files: _Files = {f"{folder}/script.sh": script}
-    for name, content in submission.files_of(planned.plan).items():
-        files[f"{folder}/{name}"] = content if isinstance(content, bytes) else partial(of_item, content)
+    files: _Files = {f"{folder}/script.sh": partial(of_item, script)}
+    for own, content in submission.files_of(planned.plan).items():
+        files[f"{folder}/{own}"] = content if isinstance(content, bytes) else partial(of_item, content)
+    if sweep.scripted:
+        experiment = planned.experiment
+        alone = replace(
+            experiment,
+            step=item_step(experiment.experiment, experiment.step, name),
+            values={key: value for key, value in experiment.values.items() if key != "pool"},
+        )
+        files[f"{folder}/spec.toml"] = submission.resolved(alone, planned.plan.cluster).encode(
+            "utf-8", "surrogateescape"
+        )
+    if born:
+        files[f"{folder}/{EVENTS}"] = born
     return files
+
+
+# ---- arrays
+
+
+def _arrays(sweep: SweepPlan, largest: int) -> list[list[PlannedItem]]:
+    """The items of each array. They are dealt out in turn, so that the arrays, each with its share of the limit on how
+    many run at once, take about equally long."""
+    count = -(-len(sweep.items) // largest)
+    return [list(sweep.order[number::count]) for number in range(count)]
+
+
+def _array_script(number: int, members: Sequence[PlannedItem], run: RunDir) -> bytes:
+    array = run.array(number)
+    folders = [run.item(planned.item.name).dir for planned in members]
+    return render_array(members[0].plan, array.run_id, array.dir, folders).encode("utf-8", "surrogateescape")
+
+
+def _arrays_of(run: RunDir) -> list[int]:
+    """How many tasks each array of a created sweep has."""
+    from gangrun.record.items import read
+
+    tasks: dict[int, int] = {}
+    for line in read(run):
+        tasks[line.array or 0] = tasks.get(line.array or 0, 0) + 1
+    return [tasks[number] for number in sorted(tasks)]
+
+
+def _limit(sweep: SweepPlan) -> int | None:
+    """How many items may run at once: all of them have the same number of nodes."""
+    nodes = sweep.items[0].plan.allocation.nodes
+    limits = [sweep.max_parallel, sweep.max_nodes // nodes if sweep.max_nodes else None]
+    return min((limit for limit in limits if limit), default=None)
+
+
+def _divisible(sweep: SweepPlan, arrays: int) -> bool:
+    limit = _limit(sweep)
+    return limit is None or limit >= arrays
+
+
+def _shares(sweep: SweepPlan, arrays: int) -> list[int]:
+    """How many tasks of each array may run at once, 0 for any number."""
+    limit = _limit(sweep)
+    if limit is None:
+        return [0] * arrays
+    if limit < arrays:
+        return [limit] * arrays  # they follow one another
+    return [limit // arrays + (number < limit % arrays) for number in range(arrays)]

@@ -45,6 +45,9 @@ class SweepPlan:
     """What will happen with a sweep."""
 
     mode: Mode
+    """How its items run. On this machine, which has no queue, always `pool`."""
+    asked: Mode
+    """What the file says."""
     experiment: Experiment
     items: tuple[PlannedItem, ...]
     pool: Pool
@@ -58,6 +61,16 @@ class SweepPlan:
     def shown(self) -> plan.Plan:
         """The plan whose script a person wants to see: the pool's job, else the first item's."""
         return self.job or self.items[0].plan
+
+    @property
+    def scripted(self) -> bool:
+        """Whether every item has a directory with a script and a spec of its own."""
+        return self.asked != "pool"
+
+    @property
+    def order(self) -> tuple[PlannedItem, ...]:
+        """The items as they are queued: the longest first where there are estimates."""
+        return tuple(sorted(self.items, key=lambda one: -(one.estimate or 0.0)))
 
 
 def plans_of(made: plan.Plan | SweepPlan) -> Sequence[plan.Plan]:
@@ -80,23 +93,35 @@ def plan_of(experiment: Experiment, cluster: Cluster) -> plan.Plan | SweepPlan:
 
 def plan_sweep(experiment: Experiment, cluster: Cluster) -> SweepPlan:
     """Plans every item. Raises SpecError or PlacementError with the problems of the first item that has any."""
-    mode = mode_of(experiment)
+    asked = mode_of(experiment)
+    mode: Mode = "pool" if cluster.profile.scheduler == "local" else asked
     sweep, pool = experiment.spec.sweep, experiment.spec.pool or Pool()
     assert sweep is not None  # noqa: S101 - for the type checker; who calls has looked
     items = expand(experiment)
-    _check_keys(experiment, mode, items)
-    make = _in_pool if mode == "pool" else _alone
+    _check_keys(experiment, asked, items)
+    make = _in_pool if asked == "pool" else _alone
     planned = tuple(make(experiment.alone(item.parameters, item.keys), cluster, item) for item in items)
+    most = sweep.max_parallel
+    if asked == "pool":
+        job: plan.Plan | None = _pool_job(experiment, cluster, pool)
+    elif mode == "pool":
+        job = _pool_job(experiment, cluster, Pool(), Allocation())
+        most = most or 1  # each may use all that this machine has
+    else:
+        job = None
+        _check_nodes(experiment, planned)
     return SweepPlan(
-        mode,
-        experiment,
-        planned,
-        pool,
-        _pool_job(experiment, cluster, pool) if mode == "pool" else None,
-        sweep.max_parallel,
-        sweep.max_nodes,
-        tuple(_notes(experiment, items)),
+        mode, asked, experiment, planned, pool, job, most, sweep.max_nodes, tuple(_notes(experiment, items))
     )
+
+
+def _check_nodes(experiment: Experiment, planned: tuple[PlannedItem, ...]) -> None:
+    sweep = experiment.spec.sweep
+    most = sweep.max_nodes if sweep else None
+    needed = max(one.plan.allocation.nodes for one in planned)
+    if most is not None and needed > most:
+        what = f"{most}, but an item needs {needed} nodes, so it could never start"
+        raise SpecError([experiment.problem(("sweep", "max_nodes"), what, f"max_nodes = {needed}")])
 
 
 def _check_keys(experiment: Experiment, mode: Mode, items: tuple[Item, ...]) -> None:
@@ -164,15 +189,16 @@ def _share(experiment: Experiment, pool: Pool, whole: Allocation) -> tuple[float
     return gpus, max(int(whole.cpus * gpus / whole.gpus), 1) if gpus else 1
 
 
-def _pool_job(experiment: Experiment, cluster: Cluster, pool: Pool) -> plan.Plan:
-    """The job that holds the allocation and in which the driver is the main."""
-    whole, _ = effective_allocation(experiment, cluster)
+def _pool_job(experiment: Experiment, cluster: Cluster, pool: Pool, machine: Allocation | None = None) -> plan.Plan:
+    """The job that holds the allocation, or takes what this machine has, and in which the driver is the main."""
+    whole = effective_allocation(experiment, cluster)[0] if machine is None else machine
     # Items enter their container one by one; the driver is outside, where srun is.
     update: dict[str, object] = {"roles": dict(pool_roles.roles(pool, whole)), "container": None, "sweep": None}
-    update |= {"needs": (), "load": None, "resume": None}  # the items have them
+    update |= {"needs": (), "load": None, "resume": None, "files": {}}  # the items have them
+    asked = experiment.spec.allocation if machine is None else machine
     if whole.nodes > 1:
-        asked = experiment.spec.allocation
-        update["allocation"] = asked.model_copy(update={"sbatch": {**pool_roles.SBATCH, **asked.sbatch}})
+        asked = asked.model_copy(update={"sbatch": {**pool_roles.SBATCH, **asked.sbatch}})
+    update["allocation"] = asked
     outside = replace(experiment, spec=experiment.spec.model_copy(update=update))
     bare = replace(cluster, profile=cluster.profile.model_copy(update={"container": None}))
     job = resolve(outside, bare)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from gangrun.record.state import RunState
     from gangrun.record.store import Store
     from gangrun.scheduler.model import Scheduler
+    from gangrun.scheduler.slurm import Slurm
     from gangrun.spec.load import Experiment
     from gangrun.spec.profile import Cluster
     from gangrun.sweeps import SweepPlan
@@ -102,14 +103,31 @@ def check_name(experiment: Experiment) -> None:
     run_id(experiment.experiment, experiment.step, "YYMMDD_HHMMSS", longest)
 
 
-def created(store: Store, experiment: Experiment, plan: Plan | SweepPlan) -> RunDir:
-    """The run's directory, made."""
+def created(store: Store, experiment: Experiment, cluster: Cluster, plan: Plan | SweepPlan) -> RunDir:
+    """The run's directory, made; of a sweep in arrays that the cluster takes."""
     from gangrun import submission, sweep_submission
     from gangrun.sweeps import SweepPlan
 
-    if isinstance(plan, SweepPlan):
+    if not isinstance(plan, SweepPlan):
+        return submission.create(store, experiment, plan, sys.argv)
+    if plan.mode != "array":
         return sweep_submission.create(store, plan, sys.argv)
-    return submission.create(store, experiment, plan, sys.argv)
+    largest = patient(cluster).limits().largest_array
+    if not largest:
+        way_out = '--set sweep.mode="jobs", or "pool"'
+        raise UsageError(f"{cluster.name} has no job arrays: its MaxArraySize is 0", way_out=way_out)
+    return sweep_submission.create(store, plan, sys.argv, largest)
+
+
+ROOM = 86_400.0
+"""Seconds for which the submission of a sweep waits while the queue is full: it is drained by what it holds."""
+
+
+def patient(cluster: Cluster, say: Callable[[str], None] = lambda _: None) -> Slurm:
+    """The Slurm that a sweep is sent to."""
+    from gangrun import clusters
+
+    return clusters.slurm_of(cluster, say, ROOM)
 
 
 def seeds(text: str) -> Iterator[int]:

@@ -32,13 +32,16 @@ def run(args: argparse.Namespace) -> int:
     plan = plan_of(experiment, cluster)
     clusters.require_container_parts(plans_of(plan), cluster)
     local = cluster.profile.scheduler == "local"
+    if isinstance(plan, SweepPlan) and plan.mode != "pool":
+        what = f"mode {plan.mode} queues its items as jobs, and an allocation that is held has no queue"
+        raise UsageError(what, way_out="gangrun submit, or --set sweep.mode=pool")
     links = chains.outside([(experiment, plan)], submission.store_of, lambda runs: inputs.states(runs, project))
     if waits := [link.run.run_id for link in links.values() if not (link.done or local)]:
         raise UsageError(f"{', '.join(waits)} has not ended, and an allocation that is held does not wait for it")
     plan = chains.bound(experiment, plan, links)
     if not local:
         clusters.require_room((plan.shown if isinstance(plan, SweepPlan) else plan).allocation.nodes)
-    started = inputs.created(submission.store_of(project), experiment, plan)
+    started = inputs.created(submission.store_of(project), experiment, cluster, plan)
     chains.note(started, list(links.values()))
     process = submission.start_here(started)
     code = follow_process(

@@ -18,8 +18,10 @@ from gangrun.project import OUTPUTS
 
 if TYPE_CHECKING:
     from gangrun.chains import Link
-    from gangrun.plan.model import Need
+    from gangrun.plan.model import Need, Plan
     from gangrun.record.rundir import RunDir
+    from gangrun.spec.profile import Cluster
+    from gangrun.sweeps import SweepPlan
 
 PASSES_ON = True
 """Words after `--` are not ours; the command line hands them over as `args.flags`."""
@@ -90,7 +92,8 @@ def _send(
     """Creates the runs one after another while those before them are being sent."""
     from concurrent.futures import Future, ThreadPoolExecutor
 
-    from gangrun import chains, clusters, submission
+    from gangrun import chains, clusters, submission, sweep_submission
+    from gangrun.sweeps import SweepPlan
 
     stores = {experiment.project: submission.store_of(experiment.project) for experiment, _, _ in planned}
     schedulers = {cluster.name: clusters.scheduler_of(cluster, _say) for _, cluster, _ in planned}
@@ -99,7 +102,8 @@ def _send(
     sending: dict[RunDir, Future[str]] = {}
     links = dict(links)
 
-    def send(created: RunDir, cluster: str, mine: list[Link]) -> str:
+    def send(created: RunDir, cluster: Cluster, plan: Plan | SweepPlan, mine: list[Link]) -> str:
+        jobs: list[str] = []
         try:
             # Those that are sent by this call came before, so their turn is not after this one's.
             mine = [link if link.run not in sending else replace(link, job=sending[link.run].result()) for link in mine]
@@ -107,24 +111,31 @@ def _send(
             if not all(link.done or link.job for link in mine):
                 absent = next(link.run.run_id for link in mine if not (link.done or link.job))
                 return _not_sent(created, absent, failed)
-            flags = () if cluster_is_local[cluster] else chains.flags([link.job for link in mine if link.job])
-            job = submission.send(created, cluster, schedulers[cluster], (*flags, *args.flags))
+            local = cluster.profile.scheduler == "local"
+            needed = [] if local else [link.job for link in mine if link.job]
+            if isinstance(plan, SweepPlan):
+                scheduler = schedulers[cluster.name] if local else inputs.patient(cluster, _say)
+                sweep_submission.send(created, plan, scheduler, args.flags, needed, lambda _run, job: jobs.append(job))
+            else:
+                flags = (*chains.flags(needed), *args.flags)
+                jobs.append(submission.send(created, cluster.name, schedulers[cluster.name], flags))
         except GangrunError as error:
             failed.append(error)
             _say(str(error))
-            return ""
-        if not args.json:
+        if jobs and not args.json:
             # With its end in the same write, or lines of several senders run into each other.
-            print(f"{created.run_id}  job {job} on {cluster}  {created.dir}\n", end="", flush=True)
-        return job
+            what = f"job {jobs[0]}" if len(jobs) == 1 else f"{len(jobs)} jobs, {jobs[0]} to {jobs[-1]},"
+            items = f"{len(plan.items)} items: " if isinstance(plan, SweepPlan) else ""
+            print(f"{created.run_id}  {items}{what} on {cluster.name}  {created.dir}\n", end="", flush=True)
+        return ":".join(jobs)
 
-    cluster_is_local = {cluster.name: cluster.profile.scheduler == "local" for _, cluster, _ in planned}
     senders = ThreadPoolExecutor(max_workers=SENDERS)
     try:
         for experiment, cluster, plan in planned:
-            runs.append(inputs.created(stores[experiment.project], experiment, chains.bound(experiment, plan, links)))
+            bound = chains.bound(experiment, plan, links)
+            runs.append(inputs.created(stores[experiment.project], experiment, cluster, bound))
             mine = [links[need] for need in chains.needs_of(plan)]
-            sending[runs[-1]] = senders.submit(send, runs[-1], cluster.name, mine)
+            sending[runs[-1]] = senders.submit(send, runs[-1], cluster, bound, mine)
             links[chains.name_of(plan)] = chains.Link(chains.name_of(plan), runs[-1], pending=True)
     except GangrunError:
         senders.shutdown()  # what was created is sent

@@ -51,6 +51,10 @@ class Created(Event):
     """The project's git commit, empty where there is none."""
     dirty: bool = False
     """Whether tracked files differed from that commit."""
+    mode: str = ""
+    """How the items of a sweep run: `jobs`, `array` or `pool`; empty for any other run."""
+    items: int = 0
+    """How many a sweep has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +147,11 @@ class Observed(Event):
     created: float | None = None
     submitted: float | None = None
     """With the cluster and when the run was made, so that a list of thousands of runs reads one line of each."""
+    mode: str = ""
+    items: int = 0
+    done: int = 0
+    wrong: int = 0
+    """Of a sweep: how its items ran: how many items it has, how many ended well, and how many did not."""
 
 
 @dataclass(frozen=True, slots=True)

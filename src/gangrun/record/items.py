@@ -39,6 +39,9 @@ class ItemLine:
     timeout: int | None = None
     """Seconds."""
     retries: int = 0
+    array: int | None = None
+    """The number of the Slurm array that it is a task of."""
+    task: int | None = None
 
 
 _NAMES = frozenset(each.name for each in fields(ItemLine))
@@ -57,7 +60,7 @@ def encode(items: Iterable[ItemLine]) -> bytes:
 _ALWAYS = frozenset({"index", "name", "parameters"})
 _DEFAULTS: Mapping[str, Any] = {
     "run": "", "argv": (), "env": {}, "cwd": "", "gpus": 0, "cpus": None, "estimate": None, "timeout": None,
-    "retries": 0,
+    "retries": 0, "array": None, "task": None,
 }  # fmt: skip
 
 

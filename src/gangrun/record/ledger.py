@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from gangrun.errors import GangrunError, RecordError
+from gangrun.record import items, pools
 from gangrun.record.events import (
     Created,
     Event,
@@ -20,13 +21,14 @@ from gangrun.record.events import (
     NeverSent,
     Observed,
     Rejected,
+    Submitting,
     decode,
     decode_all,
     process_start,
 )
 from gangrun.record.facts import AttemptFacts
 from gangrun.record.rundir import RunDir
-from gangrun.record.state import PROOF, History, RunState, State, fold_history, history
+from gangrun.record.state import PROOF, History, Progress, RunState, State, fold_history, history
 from gangrun.scheduler.model import Scheduler, Status
 
 SENDER_QUIET = 30.0
@@ -83,19 +85,229 @@ def refresh(
     known, with `stale` set and the reason in `note`. Runs that ended are read from the record alone.
     """
     now = time.time() if now is None else now
-    states: list[RunState | _Run] = []
+    states: list[RunState | _Run | _Sweep] = []
     for run in runs:
+        if (sweep := run.sweep) is not None:
+            states += _members(sweep, scheduler_of, now, only=run.item_name)
+            continue
         try:
             data = run.read_events_bytes()
         except RecordError as error:
-            note = f"{error.what}: {error.why}"
-            states.append(RunState(run.run_id, run.dir, State.UNREADABLE, note=note))
+            states.append(_unreadable(run, error))
             continue
-        states.append(_ended_state(run, data, now) or _Run(run, history(decode_all(data))))
-    alive = [one for one in states if isinstance(one, _Run)]
+        if (ended := _ended_state(run, data, now)) is not None:
+            states.append(ended)
+            continue
+        told = history(decode_all(data))
+        if told.created is not None and told.created.mode in SPREAD:
+            states.append(_Sweep(run, told, _members(run, scheduler_of, now)))
+        else:
+            states.append(_Run(run, told))
+    return _answers(states, scheduler_of, now)
+
+
+def refresh_items(run: RunDir, scheduler_of: Callable[[str], Scheduler], now: float | None = None) -> list[RunState]:
+    """The states of a sweep's items, in their order, where each is a job or a task of an array. Raises RecordError."""
+    now = time.time() if now is None else now
+    return _answers(_members(run, scheduler_of, now), scheduler_of, now)
+
+
+SPREAD = frozenset({"jobs", "array"})
+"""Modes of a sweep whose items are jobs or tasks of arrays."""
+
+
+@dataclass(slots=True)
+class _Sweep:
+    """A sweep of which the record does not say that it has ended, and its items."""
+
+    run: RunDir
+    told: History
+    members: Sequence[RunState | _Run]
+
+
+def _answers(
+    states: Sequence[RunState | _Run | _Sweep], scheduler_of: Callable[[str], Scheduler], now: float
+) -> list[RunState]:
+    alive: list[_Run] = []
+    for one in states:
+        alive += [each for each in (one.members if isinstance(one, _Sweep) else [one]) if isinstance(each, _Run)]
     if alive:
         _ask(alive, scheduler_of, now)
-    return [_fold(one, now) if isinstance(one, _Run) else one for one in states]
+    if further := [one for one in alive if _goes_on(one)]:
+        _ask(further, scheduler_of, now)
+    return [one if isinstance(one, RunState) else _answer(one, now) for one in states]
+
+
+def _answer(one: _Run | _Sweep, now: float) -> RunState:
+    if isinstance(one, _Run):
+        return _fold(one, now)
+    return _gathered(one, [each if isinstance(each, RunState) else _fold(each, now) for each in one.members], now)
+
+
+def _goes_on(one: _Run) -> bool:
+    """Whether the job of a pool has ended and left the rest to the job that it has queued; that is the run's now."""
+    told = one.told
+    if told.created is None or told.created.mode != "pool" or not told.job or (one.status and not one.status.final):
+        return False
+    job = pools.continued(one.run)
+    if not job or job in told.jobs:
+        return False
+    facts = one.run.facts(replicas=False)
+    one.record(Submitting.here((facts.number if facts else 1) + 1, one.run.run_id))
+    one.record(Found(job, told.cluster))
+    one.status = None
+    return True
+
+
+def _unreadable(run: RunDir, error: RecordError) -> RunState:
+    return RunState(run.run_id, run.dir, State.UNREADABLE, note=f"{error.what}: {error.why}")
+
+
+def _members(
+    run: RunDir, scheduler_of: Callable[[str], Scheduler], now: float, only: str = ""
+) -> list[RunState | _Run]:
+    """The items of a sweep as runs, or one of them."""
+    lines = [line for line in items.read(run) if not only or line.name == only]
+    gone = _nobody_sends(run, now)
+    arrays = {
+        number: _array(run.array(number), scheduler_of, now)
+        for number in {line.array for line in lines if line.array is not None}
+    }
+    found: list[RunState | _Run] = []
+    for line in lines:
+        item = run.item(line.name)
+        try:
+            data = item.read_events_bytes()
+        except RecordError as error:
+            found.append(_unreadable(item, error))
+            continue
+        if (ended := _ended_state(item, data, now)) is not None:
+            found.append(ended)
+            continue
+        told = history([])
+        if line.array is not None:
+            _as_task(told, arrays[line.array], line.task)
+        for event in decode_all(data):
+            told.add(event)
+        if told.job or (line.array is None and told.submitting is not None):
+            found.append(_Run(item, told))
+        else:
+            state = fold_history(item, told, None, None, now)
+            unsent = gone and state.state == State.CREATED
+            found.append(replace(state, state=State.NEVER_SENT) if unsent else state)
+    return found
+
+
+def _array(array: RunDir, scheduler_of: Callable[[str], Scheduler], now: float) -> History:
+    """The record of a Slurm array, brought up to date where its sender left it in doubt."""
+    told = history(array.read_events())
+    if _in_doubt(told, now):
+        try:
+            reconcile([array], scheduler_of(told.cluster), now)
+        except GangrunError:
+            return told
+        told = history(array.read_events())
+    return told
+
+
+def _as_task(told: History, array: History, task: int | None) -> None:
+    """What is recorded of an array holds for each of its tasks."""
+    told.submitting, told.submitted, told.cluster = array.submitting, array.submitted, array.cluster
+    told.refused, told.reason = array.refused, array.reason
+    if array.job:
+        told.job = f"{array.job}_{task}"
+        told.jobs.add(told.job)
+
+
+def _nobody_sends(run: RunDir, now: float) -> bool:
+    """Whether whoever sent the items of a sweep is gone, so that what was not sent will not be."""
+    told = history(run.read_events())
+    sent = told.submitting
+    if sent is None:
+        return False
+    return told.refused is not None or _sender_gone(sent.host, sent.pid, sent.pid_started, now - sent.t)
+
+
+_NOT_SENT = frozenset({State.REJECTED, State.UNREACHED, State.NEVER_SENT})
+
+
+def _gathered(sweep: _Sweep, states: Sequence[RunState], now: float) -> RunState:
+    """A sweep as its items make it; put on record when all of them have ended."""
+    told = sweep.told
+    ended = [state for state in states if state.final]
+    done = sum(1 for state in ended if state.state == State.COMPLETED)
+    waiting = (State.PENDING, State.SUBMITTING, State.CREATED)
+    running = [state for state in states if not state.final and state.state not in waiting]
+    progress = Progress(len(states), done, len(ended) - done, len(running), _expected(states, len(running), now))
+    starts = [state.started for state in states if state.started is not None]
+    ends = [state.ended for state in ended if state.ended is not None]
+    known = RunState(
+        run=sweep.run.run_id,
+        dir=sweep.run.dir,
+        state=State.RUNNING if running else State.PENDING,
+        cluster=next((state.cluster for state in states if state.cluster), told.cluster),
+        created=told.created.t if told.created else None,
+        submitted=told.submitting.t if told.submitting else None,
+        started=min(starts, default=None),
+        cancel_requested=told.cancel is not None,
+        reason=next((state.reason for state in states if state.state == State.PENDING and state.reason), ""),
+        stale=any(state.stale for state in states),
+        note=next((state.note for state in states if state.note), ""),
+        mode=told.created.mode if told.created else "",
+        progress=progress,
+    )
+    if told.submitting is None:
+        return replace(known, state=State.CREATED)
+    if len(ended) < len(states):
+        return known
+    states_of = {state.state for state in states}
+    if done == len(states):
+        word, code = str(State.COMPLETED), 0
+    elif states_of <= _NOT_SENT:
+        word, code = next(iter(sorted(states_of))), None
+    elif told.cancel is not None and State.CANCELLED in states_of:
+        word, code = State.CANCELLED, None
+    else:
+        word, code = State.FAILED, 3 if done else 1
+    reason = next((state.reason for state in states if state.state in _NOT_SENT and state.reason), "")
+    final = replace(known, state=word, exit_code=code, ended=max(ends, default=None), reason=reason)
+    if not final.stale:
+        _keep_sweep(sweep, final, now)
+    return final
+
+
+def _expected(states: Sequence[RunState], running: int, now: float) -> float | None:
+    """When the last item will end, if the others take as long as those that have ended did."""
+    took = [state.ended - state.started for state in states if state.ended and state.started]
+    left = sum(1 for state in states if not state.final)
+    if not took or not running or not left:
+        return None
+    return now + sum(took) / len(took) * (left - running / 2) / running
+
+
+def _keep_sweep(sweep: _Sweep, state: RunState, now: float) -> None:
+    progress = state.progress
+    assert progress is not None  # noqa: S101 - for the type checker
+    event = Observed(
+        "",
+        state.state,
+        exit_code=state.exit_code,
+        reason=state.reason,
+        started=state.started,
+        ended=state.ended,
+        cluster=state.cluster,
+        created=state.created,
+        submitted=state.submitted,
+        mode=state.mode,
+        items=progress.items,
+        done=progress.done,
+        wrong=progress.wrong,
+        t=now,
+    )
+    try:
+        sweep.run.append(event)
+    except RecordError:
+        return  # a colleague's sweep can be looked at as well
 
 
 def _ended_state(run: RunDir, data: bytes, now: float) -> RunState | None:
@@ -106,7 +318,7 @@ def _ended_state(run: RunDir, data: bytes, now: float) -> RunState | None:
     if not isinstance(last, Observed) or not _settled(last, now) or not _whole(last):
         return None
     told = History(
-        created=Created(t=last.created) if last.created is not None else None,
+        created=Created(t=last.created, mode=last.mode, items=last.items) if last.created is not None else None,
         job=last.job,
         submitted=last.submitted,
         cluster=last.cluster,
@@ -122,6 +334,8 @@ def _settled(observed: Observed, now: float) -> bool:
 
 def _whole(observed: Observed) -> bool:
     """Whether the job's own files can add nothing to what was recorded."""
+    if observed.mode in SPREAD:
+        return True  # they were asked for one by one
     if observed.state in {State.COMPLETED, State.LOST} or (observed.exit_code is not None and observed.cause):
         return True
     return observed.ended is not None and observed.t - observed.ended > FILES_ARRIVE
@@ -227,6 +441,8 @@ def _fold(one: _Run, now: float) -> RunState:
         if facts is not None and state.exit_code != 0:
             state = fold_history(one.run, told, one.run.facts(facts.number), status, now)
         _keep(one, state, facts, now)
+    if state.mode == "pool" and state.progress is not None:
+        state = replace(state, progress=pools.progress(one.run, state.progress.items))
     return replace(state, note=one.note) if one.note else state
 
 
@@ -257,8 +473,12 @@ def _keep(one: _Run, state: RunState, facts: AttemptFacts | None, now: float) ->
         created=state.created,
         submitted=state.submitted,
         cluster=state.cluster,
+        mode=state.mode,
         t=now,
     )
+    if state.progress is not None:
+        counted = pools.progress(one.run, state.progress.items)
+        new = replace(new, items=counted.items, done=counted.done, wrong=counted.wrong)
     if old is None or replace(old, t=now) != new or (_whole(new) and not _whole(old)):
         one.record(new)
 

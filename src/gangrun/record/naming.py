@@ -60,6 +60,12 @@ def item_id(run: str, item: str) -> str:
     return f"{name[: LONGEST - _SUM - 1]}-{hashlib.sha256(item.encode()).hexdigest()[:_SUM]}"
 
 
+def item_step(experiment: str, step: str, item: str) -> str:
+    """The step under which an item that is submitted by itself runs."""
+    room = LONGEST - len(run_id(experiment, "_", "YYMMDD_HHMMSS-1000")) + 1
+    return sanitise(f"{step}.{item}", "step")[:room]
+
+
 def stamp(when: float) -> str:
     """Local time as YYMMDD_HHMMSS."""
     return time.strftime("%y%m%d_%H%M%S", time.localtime(when))

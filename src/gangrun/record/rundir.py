@@ -9,7 +9,7 @@
         attempts/001/logs/trainer.0.log  trainer.0.step.log
         attempts/001/status/trainer.0.exit  .lives  .first  .step  .0.beat     run.start  run.exit  run.cause
         attempts/001/usage/0.jsonl
-        items.jsonl  pool.json  throttle  items/NAME/    (a sweep's; an item's directory is laid out as a run's)
+        items.jsonl  pool.json  throttle  items/NAME/  arrays/0/    (a sweep's; what is below is laid out as a run)
 
 Every file has one writer: the client writes `events.jsonl` and what lies beside it, the job writes `job.log` and all
 below `attempts`. Nobody else joins strings into these paths.
@@ -44,6 +44,7 @@ LATEST = "latest"
 NODE = "node"
 """Directory of the Python programs that the job runs."""
 ITEMS = "items"
+ARRAYS = "arrays"
 ITEMS_FILE = "items.jsonl"
 POOL_FILE = "pool.json"
 
@@ -168,14 +169,19 @@ class RunDir:
 
     @property
     def sweep(self) -> RunDir | None:
-        """The sweep that this is an item of."""
-        above, _, rest = self.dir.rpartition(f"/{ITEMS}/")
-        return RunDir(above) if above and "/" not in rest and stamp_key(above.rpartition("/")[2]) else None
+        """The sweep that this is an item, or an array, of."""
+        above, kind, _ = self.dir.rsplit("/", 2)
+        return RunDir(above) if kind in (ITEMS, ARRAYS) and stamp_key(above.rpartition("/")[2]) else None
 
     @property
     def item_name(self) -> str:
         """The name of an item in its sweep."""
-        return self.dir.rpartition("/")[2]
+        _, kind, name = self.dir.rsplit("/", 2)
+        return name if kind == ITEMS else f"array-{name}"
+
+    def array(self, number: int) -> RunDir:
+        """The directory of one of its Slurm arrays, which is recorded as a run is."""
+        return RunDir(f"{self.dir}/{ARRAYS}/{number}")
 
     def item(self, name: str) -> RunDir:
         """The directory of one of its items."""
@@ -185,6 +191,11 @@ class RunDir:
     def items_file(self) -> Path:
         """The items of a sweep, one a line; absent for any other run."""
         return self.path / ITEMS_FILE
+
+    @property
+    def pool(self) -> Path:
+        """What the driver of a pool writes."""
+        return self.path / "pool"
 
     @property
     def throttle(self) -> Path:

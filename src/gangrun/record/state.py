@@ -63,6 +63,27 @@ _SIGNALLED = frozenset({128 + number for number in (1, 2, 9, 10, 12, 15)})
 
 
 @dataclass(frozen=True, slots=True)
+class Progress:
+    """How far the items of a sweep are."""
+
+    items: int
+    done: int = 0
+    """Ended well."""
+    wrong: int = 0
+    """Ended otherwise."""
+    running: int = 0
+    ends: float | None = None
+    """When the last one will probably end, in seconds since the epoch."""
+    occupancy: float | None = None
+    """The share of its GPUs that a pool has used so far."""
+
+    @property
+    def left(self) -> int:
+        """Neither ended nor running."""
+        return max(self.items - self.done - self.wrong - self.running, 0)
+
+
+@dataclass(frozen=True, slots=True)
 class RunState:
     """One run as a reader sees it. Times in seconds since the epoch, None where unknown."""
 
@@ -99,6 +120,10 @@ class RunState:
     """Whether the scheduler was not heard and could know better: the state is the last one known."""
     note: str = ""
     """What a reader should know about this answer."""
+    mode: str = ""
+    """How the items of a sweep run; empty for any other run."""
+    progress: Progress | None = None
+    """Of a sweep."""
 
     @property
     def final(self) -> bool:
@@ -286,7 +311,16 @@ class _Fixed:
             cancel_requested=told.cancel is not None,
             time_limit=time_limit,
             stale=stale,
+            mode=told.created.mode if told.created else "",
+            progress=_counted(told),
         )
+
+
+def _counted(told: History) -> Progress | None:
+    """What was recorded when a sweep had ended; before that, how many items there are."""
+    if (seen := told.observed) is not None and seen.items:
+        return Progress(seen.items, seen.done, seen.wrong)
+    return Progress(told.created.items) if told.created and told.created.items else None
 
 
 def _of_this_life(told: History, facts: AttemptFacts | None, status: Status | None) -> AttemptFacts | None:

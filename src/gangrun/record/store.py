@@ -44,15 +44,16 @@ class Store:
         step: str,
         *,
         spec: str,
-        script: Callable[[RunDir], str],
+        script: Callable[[RunDir], str] | None,
         project: str | os.PathLike[str],
         created: Created,
         files: Mapping[str, bytes | Callable[[RunDir], bytes]] = {},
     ) -> RunDir:
         """Makes a run directory with all that is known before anything is sent.
 
-        `script` gives the batch script's text once the run's id and paths are known; `project` is the directory whose
-        git state is kept, asked once per Store; `created` becomes the first event, with commit and time added here;
+        `script` gives the batch script's text once the run's id and paths are known, if the run itself is a job;
+        `project` is the directory whose git state is kept, asked once per Store; `created` becomes the first event,
+        with commit and time added here;
         `files` are any others by their path in the run directory, their content or what gives it as `script` does.
         The directory shows under its name when it is complete and not before. Raises InputError where the names make
         no run id, RecordError where the directory cannot be written; then nothing of it is left.
@@ -72,7 +73,8 @@ class Store:
             stamp, draft = self._reserve(folder, now, made)
             run = RunDir(folder / stamp)
             _write(draft / "spec.toml", _bytes(spec), 0o600)
-            _write(draft / "script.sh", _bytes(script(run)), 0o700)
+            if script is not None:
+                _write(draft / "script.sh", _bytes(script(run)), 0o700)
             _write(draft / "commit.txt", _bytes(source.describe()), 0o600)
             if source.diff:
                 _write(draft / "diff.patch", source.diff, 0o600)

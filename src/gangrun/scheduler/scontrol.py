@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from gangrun.scheduler.text import pairs
 
@@ -28,3 +30,34 @@ def config(text: str) -> dict[str, str]:
 def partitions(text: str) -> list[dict[str, str]]:
     """The fields of each partition, as Slurm names them."""
     return [pairs(line) for line in text.splitlines() if line.startswith("PartitionName=")]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one cluster takes of one user's wishes."""
+
+    largest_array: int
+    """Tasks that one array can have. MaxArraySize is one more than the largest index, 0 where there are no arrays."""
+    most_jobs: int
+    """Jobs that the controller keeps at once, those of all users and those that ended lately included."""
+
+
+def limits(text: str) -> Limits:
+    """From `scontrol show config`; Slurm's own defaults where it does not say."""
+    found = config(text)
+
+    def number(key: str, otherwise: int) -> int:
+        value = found.get(key, "")
+        return int(value) if value.isdecimal() else otherwise
+
+    return Limits(number("MaxArraySize", 1001), number("MaxJobCount", 10_000))
+
+
+def throttle(array: str, most: int) -> list[str]:
+    """So many tasks of the array at once, 0 for any number."""
+    return ["scontrol", "update", f"JobId={array}", f"ArrayTaskThrottle={most}"]
+
+
+def depend(job: str, on: Sequence[str]) -> list[str]:
+    """The job starts when all of these have ended, however they did; at once where there are none."""
+    return ["scontrol", "update", f"JobId={job}", f"Dependency={'afterany:' + ':'.join(on) if on else ''}"]

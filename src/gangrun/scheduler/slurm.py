@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from time import monotonic, sleep, time
 from typing import NoReturn
@@ -29,7 +29,8 @@ class Slurm:
     """A Slurm cluster, reached through its own commands.
 
     `conf` is the slurm.conf of the profile (empty: the machine's own), `patience` how long in all, in seconds, a
-    submission waits for a controller that does not answer or whose queue is full, `say` is told what it waits for,
+    submission waits for a controller that does not answer or whose queue is full, `room` how long it waits for a full
+    queue if that is longer, `say` is told what it waits for,
     `timeout` ends a single command, `settle` is how long a submission without an answer is looked for in the queue
     before it is sent again. All seconds.
     """
@@ -39,12 +40,14 @@ class Slurm:
         conf: str = "",
         *,
         patience: float = 60.0,
+        room: float = 0.0,
         say: Callable[[str], None] = silent,
         timeout: float = 30.0,
         settle: float = 15.0,
     ) -> None:
         self._conf = conf
         self._patience = patience
+        self._room = room
         self._say = say
         self._timeout = timeout
         self._settle = settle
@@ -54,7 +57,7 @@ class Slurm:
     def submit(self, submission: Submission) -> str:
         """Queues once and never twice: after a failure that leaves it open whether the job was taken in, the job is
         looked up by its name before it is sent again. Raises Rejected, Unreachable or ProgramMissing."""
-        sending = _Sending(submission.name, self._patience, self._say)
+        sending = _Sending(submission.name, self._patience, self._room, self._say)
         while True:
             self._await_controller(sending)
             if sending.tried:
@@ -91,10 +94,11 @@ class Slurm:
         """One squeue for all, and one sacct for those that the controller has forgotten, where there is accounting."""
         known = [job for job in dict.fromkeys(jobs) if job_base(job)]
         found: dict[str, Status] = {}
-        for part in batches(known):
-            found |= pick(squeue.rows(self.read(squeue.by_job(part))), part)
-        for part in batches([job for job in known if job not in found]):
-            found |= pick(sacct.rows(self._account(sacct.by_job(part))), part)
+        for part in batches(_arrays_as_one(known)):
+            found |= pick(squeue.rows(self.read(squeue.by_job(part))), known)
+        left = [job for job in known if job not in found]
+        for part in batches(_arrays_as_one(left)):
+            found |= pick(sacct.rows(self._account(sacct.by_job(part))), left)
         return found
 
     def find(self, names: Sequence[str]) -> Mapping[str, Status]:
@@ -117,6 +121,23 @@ class Slurm:
                 self._fail(answer)
             if words and answer.code:
                 raise _rejection("Slurm did not cancel", "\n".join(words))
+
+    def limits(self) -> scontrol.Limits:
+        """How many jobs and tasks of an array this cluster takes. Raises as `read` does."""
+        return scontrol.limits(self.read(scontrol.CONFIG))
+
+    def update(self, changes: Iterable[Sequence[str]]) -> list[str]:
+        """Makes these changes of waiting jobs, one after another, and gives what Slurm said against single ones, which
+        may have begun or ended meanwhile. Raises Unreachable or ProgramMissing."""
+        said = []
+        for change in changes:
+            answer = self._ask(change, self._timeout)
+            words = "\n".join(without_prefix(answer.err.splitlines()))
+            if answer.code is None or sbatch.passing(words):
+                self._fail(answer)
+            if answer.code:
+                said.append(_one_line(words))
+        return said
 
     def read(self, argv: Sequence[str]) -> str:
         """What a reading command prints. Raises Unreachable, ProgramMissing or SchedulerError."""
@@ -221,8 +242,9 @@ class Slurm:
 class _Sending:
     """One submission on its way: what is known of it, and its patience, in pauses that grow from 0.5 s to 10 s."""
 
-    def __init__(self, name: str, patience: float, say: Callable[[str], None]) -> None:
+    def __init__(self, name: str, patience: float, room: float, say: Callable[[str], None]) -> None:
         self.name = name
+        self._room = room
         self.tried = False
         """Whether it was sent at least once."""
         self.doubtful = False
@@ -263,9 +285,15 @@ class _Sending:
         is patience."""
         if not sbatch.QUEUE_FULL.search(line):
             return None
+        self._until = max(self._until, monotonic() + self._room)
         left = max(self._until - monotonic(), 0.0)
         self._say(f"{reasons.refused(line).words}; sbatch waits for room, for up to {left:.0f} s")
         return left
+
+
+def _arrays_as_one(jobs: Sequence[str]) -> list[str]:
+    """The array itself in place of its tasks, whose ids would fill a command line."""
+    return list(dict.fromkeys(job.partition("_")[0] for job in jobs))
 
 
 def _rejection(what: str, words: str) -> Rejected:

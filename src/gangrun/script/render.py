@@ -51,6 +51,23 @@ def render(plan: Plan, run_name: str, run_dir: str, first_attempt: int = 1) -> s
         raise SpecError([Problem("template", str(error), str(path), line, way_out)]) from error
 
 
+def render_array(plan: Plan, name: str, folder: str, items: Sequence[str]) -> str:
+    """The batch script of an array under its name and directory: task N hands over to the script of `items[N]`."""
+    header = [line for line in _header(plan, name, folder) if not line.startswith("--output=")]
+    header.append(directive("output", f"{_in_pattern(folder)}/%a.log"))
+    lines = [f"#SBATCH {line}" for line in header]
+    return f"""#!/usr/bin/env bash
+{chr(10).join(lines)}
+# A Slurm array, written by gangrun {gangrun.__version__}: each task is the item of its number, with its own script.
+ITEMS=(
+{chr(10).join(f"  {literal(item)}" for item in items)}
+)
+item=${{ITEMS[SLURM_ARRAY_TASK_ID]}}
+ln -sfn -- {literal(folder)}/"$SLURM_ARRAY_TASK_ID.log" "$item/job.log"
+exec bash "$item/script.sh"
+"""
+
+
 @cache
 def template() -> str:
     """The template to copy and change."""
@@ -83,11 +100,15 @@ def _header(plan: Plan, run_name: str, run_dir: str) -> Iterator[str]:
     if "comment" not in named:
         yield directive("comment", run_name)
     if "output" not in named:
-        # Slurm replaces %x in file names, and %% is a percent sign; but in a name with a backslash it replaces nothing
-        # and takes the backslashes away. Appending keeps the log of a requeued job.
-        plain = run_dir.replace("\\", "\\\\") if "\\" in run_dir else run_dir.replace("%", "%%")
-        yield directive("output", f"{plain}/job.log")
+        # Appending keeps the log of a requeued job.
+        yield directive("output", f"{_in_pattern(run_dir)}/job.log")
         yield directive("open-mode", "append")
+
+
+def _in_pattern(path: str) -> str:
+    """Slurm replaces %x in file names, and %% is a percent sign; but in a name with a backslash it replaces nothing and
+    takes the backslashes away."""
+    return path.replace("\\", "\\\\") if "\\" in path else path.replace("%", "%%")
 
 
 def _setup(plan: Plan) -> Iterator[str]:

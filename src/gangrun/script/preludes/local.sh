@@ -16,8 +16,8 @@ allocation() {
   else
     for device in /dev/nvidia[0-9]*; do [[ ! -e $device ]] || GPUS+=("${#GPUS[@]}"); done
   fi
-  # Inside a job its devices are ours already: a lock that it holds itself would be waited for without end.
-  ((${#GPUS[@]} == 0 || NODE_GPUS == 0)) || [[ -n ${GANGRUN_JOB:-} ]] || hold "$(($1 * NODE_GPUS))"
+  # Within a job that holds devices these are ours already, and its own locks would be waited for without end.
+  ((${#GPUS[@]} == 0 || NODE_GPUS == 0)) || [[ -n ${SLURM_JOB_ID:-}${GANGRUN_HOLDS:-} ]] || hold "$(($1 * NODE_GPUS))"
   GPUS_PER_NODE=$((${#GPUS[@]} / $1))
 }
 
@@ -29,6 +29,7 @@ hold() {
     say "the plan needs $1 GPUs, this machine has ${#all[@]}"
     end 'setup 1' 1
   fi
+  export GANGRUN_HOLDS=$1
   [[ -d $folder ]] || (umask 0 && mkdir -m 1777 -- "$folder") # for every user of this machine
   while :; do
     GPUS=() locks=()
