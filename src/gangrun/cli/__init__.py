@@ -26,11 +26,13 @@ COMMANDS = {
         "submit": "queue on the cluster",
         "resume": "go on with runs that failed: the next attempt of the same run",
         "cancel": "end runs",
+        "throttle": "change how many items of a sweep run at once",
     },
     "See after": {
         "ls": "list runs and their state",
         "tree": "the experiment tree: steps, seeds, and the newest run of each",
         "show": "everything about one run: state, replicas, exit codes",
+        "results": "one row for each item of a sweep: parameters, state, metrics",
         "logs": "read or follow what the replicas printed",
         "why": "why a run waits, or why it failed",
         "gpus": "what a run uses: its GPUs, CPUs and memory, live or afterwards",

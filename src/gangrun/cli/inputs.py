@@ -15,6 +15,7 @@ from gangrun.project import OUTPUTS, project_root
 
 if TYPE_CHECKING:
     from gangrun.plan.model import Plan
+    from gangrun.record.item_states import ItemState
     from gangrun.record.rundir import RunDir
     from gangrun.record.state import RunState
     from gangrun.record.store import Store
@@ -48,6 +49,61 @@ def add_run(parser: argparse.ArgumentParser) -> None:
     """Which run."""
     help_ = "run id or its beginning, experiment/step for its newest, path, job id, or latest (default)"
     parser.add_argument("run", metavar="RUN", nargs="?", default="latest", help=help_)
+
+
+def add_item(parser: argparse.ArgumentParser) -> None:
+    """Which item of a sweep."""
+    parser.add_argument("--item", metavar="NAME", help="one item of a sweep, by its name or number; also RUN/NAME")
+
+
+def run_or_item(args: argparse.Namespace) -> RunDir:
+    """The run that is meant, or the item of it. Raises RunNotFound."""
+    found = store_here().find(args.run)
+    if args.item is None:
+        return found
+    from gangrun.errors import RunNotFound
+    from gangrun.record import items
+
+    lines = items.read(found)
+    if not lines:
+        raise RunNotFound(f"{found.run_id} is no sweep and has no items")
+    for line in lines:
+        if args.item in (line.name, str(line.index)):
+            return found.item(line.name)
+    import difflib
+
+    near = difflib.get_close_matches(args.item, [line.name for line in lines], 5, cutoff=0.4)
+    raise RunNotFound(
+        f"{found.run_id} has no item {args.item!r}",
+        why=f"near it: {', '.join(near)}" if near else "",
+        way_out=f"gangrun show {found.run_id} lists its {len(lines)} items",
+    )
+
+
+def items(run: RunDir, state: RunState, project: Path) -> list[ItemState]:
+    """The items of a sweep as they are now."""
+    from gangrun.record.item_states import item_states
+
+    return item_states(run, state, schedulers(project))
+
+
+def jobs_of(run: RunDir, state: RunState, project: Path) -> list[str]:
+    """The jobs that a run still has: of a sweep those of its items, on each of which the wish to end is noted, too."""
+    from gangrun import submission
+    from gangrun.record import pools
+    from gangrun.record.ledger import SPREAD
+
+    if state.mode == "pool":
+        further = pools.continued(run)
+        return [job for job in (further, state.job) if job]
+    if state.mode not in SPREAD:
+        return [state.job] if state.job else []
+    jobs = []
+    for one in items(run, state, project):
+        if not one.final and one.job:
+            submission.note_cancel(run.item(one.name), one.job)
+            jobs.append(one.job.partition("_")[0])
+    return list(dict.fromkeys(jobs))
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
@@ -121,6 +177,13 @@ def created(store: Store, experiment: Experiment, cluster: Cluster, plan: Plan |
 
 ROOM = 86_400.0
 """Seconds for which the submission of a sweep waits while the queue is full: it is drained by what it holds."""
+
+
+def patient_by_name(name: str, project: Path) -> Slurm:
+    """The Slurm of that cluster, patient with a busy controller."""
+    from gangrun import clusters
+
+    return clusters.slurm_of(clusters.named(name, project))
 
 
 def patient(cluster: Cluster, say: Callable[[str], None] = lambda _: None) -> Slurm:

@@ -10,8 +10,9 @@ from gangrun.errors import UsageError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """RUN, -f, --role, --attempt, --json."""
+    """RUN, --item, -f, --role, --attempt, --json."""
     inputs.add_run(parser)
+    inputs.add_item(parser)
     parser.add_argument("-f", "--follow", action="store_true", help="go on until the run ends")
     parser.add_argument("--role", default="", metavar="ROLE[.INDEX]", help="only this role, or one replica of it")
     inputs.add_json(parser)
@@ -23,7 +24,7 @@ def run(args: argparse.Namespace) -> int:
     from gangrun.views.live import follow_runs
     from gangrun.views.logs import Merged, painter
 
-    found = inputs.store_here().find(args.run)
+    found = inputs.run_or_item(args)
     if args.follow and (args.attempt is not None or args.json):
         raise UsageError("-f follows the newest attempt, as text", way_out="leave --attempt and --json out, or -f")
     if args.follow:

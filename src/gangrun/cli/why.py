@@ -8,8 +8,9 @@ from gangrun.cli import inputs
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """RUN, --json."""
+    """RUN, --item, --json."""
     inputs.add_run(parser)
+    inputs.add_item(parser)
     inputs.add_json(parser)
 
 
@@ -18,13 +19,18 @@ def run(args: argparse.Namespace) -> int:
     from functools import partial
 
     from gangrun import chains
+    from gangrun.views import sweeps
     from gangrun.views.why import answer
 
-    found = inputs.store_here().find(args.run)
+    found = inputs.run_or_item(args)
     project = inputs.project_here()
     state = inputs.states([found], project)[0]
     states = partial(inputs.states, project=project)
-    lines = answer(found, state, found.facts(), list(chains.failed(found, states)) if state.state != "RUNNING" else [])
+    if state.mode and (answers := sweeps.why(found, state, inputs.items(found, state, project))):
+        lines = answers
+    else:
+        needed = list(chains.failed(found, states)) if state.state != "RUNNING" else []
+        lines = answer(found, state, found.facts(), needed)
     if args.json:
         from gangrun.views.terminal import print_json
 

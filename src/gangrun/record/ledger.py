@@ -168,6 +168,10 @@ def _members(
 ) -> list[RunState | _Run]:
     """The items of a sweep as runs, or one of them."""
     lines = [line for line in items.read(run) if not only or line.name == only]
+    if run.pool_file.exists():
+        (sweep,) = refresh([run], scheduler_of, now)
+        told_of = pools.journal(run).items
+        return [pools.item_state(run.item(line.name), line, told_of.get(line.index), sweep) for line in lines]
     gone = _nobody_sends(run, now)
     arrays = {
         number: _array(run.array(number), scheduler_of, now)

@@ -6,9 +6,13 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from gangrun.node.pool.journal import Fold, decode, fold
+from gangrun.node.pool.journal import Fold, History, decode, fold
+from gangrun.record.facts import Failure
+from gangrun.record.items import ItemLine
 from gangrun.record.rundir import RunDir
-from gangrun.record.state import Progress
+from gangrun.record.state import Progress, RunState, State
+
+_WORDS = {"waiting": State.PENDING, "running": State.RUNNING, "done": State.COMPLETED, "failed": State.FAILED}
 
 
 def status(run: RunDir) -> Mapping[str, Any]:
@@ -55,3 +59,33 @@ def journal(run: RunDir) -> Fold:
         return fold(decode((run.pool / "journal.jsonl").read_bytes()))
     except OSError:
         return Fold()
+
+
+def item_state(item: RunDir, line: ItemLine, told: History | None, sweep: RunState) -> RunState:
+    """One item of a pool whose own state is `sweep`, as a run."""
+    state = str(_WORDS.get(told.state, State.PENDING)) if told else State.PENDING
+    last = told.spans[-1] if told and told.spans else None
+    if sweep.final and state in (State.PENDING, State.RUNNING):
+        # The pool has ended without it.
+        state = (
+            State.CANCELLED if sweep.state == State.CANCELLED else State.LEFT if state == State.PENDING else State.LOST
+        )
+    code = last.code if last else None
+    return RunState(
+        run=line.run,
+        dir=item.dir,
+        state=state,
+        job=sweep.job,
+        exit_code=code,
+        reason=(last.why if last else sweep.reason if sweep.state == State.PENDING else "") or "",
+        cluster=sweep.cluster,
+        attempt=max(item.attempts(), default=0) if state == State.FAILED else len(told.spans) if told else 0,
+        created=sweep.created,
+        submitted=sweep.submitted,
+        started=last.started if last else None,
+        ended=last.ended if last else None,
+        nodes=last.node if last else "",
+        failed=Failure("main.0", code, host=last.node) if last and state == State.FAILED else None,
+        stale=sweep.stale,
+        note=sweep.note,
+    )

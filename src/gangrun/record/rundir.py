@@ -170,8 +170,13 @@ class RunDir:
     @property
     def sweep(self) -> RunDir | None:
         """The sweep that this is an item, or an array, of."""
-        above, kind, _ = self.dir.rsplit("/", 2)
+        above, kind = self.dir.rsplit("/", 2)[:2]
         return RunDir(above) if kind in (ITEMS, ARRAYS) and stamp_key(above.rpartition("/")[2]) else None
+
+    @property
+    def is_item(self) -> bool:
+        """Whether it is the directory of an item."""
+        return f"/{ITEMS}/" in self.dir and self.sweep is not None and self.dir.rsplit("/", 2)[1] == ITEMS
 
     @property
     def item_name(self) -> str:
@@ -191,6 +196,11 @@ class RunDir:
     def items_file(self) -> Path:
         """The items of a sweep, one a line; absent for any other run."""
         return self.path / ITEMS_FILE
+
+    @property
+    def pool_file(self) -> Path:
+        """What is the same for all items of a pool; absent for any other run."""
+        return self.path / POOL_FILE
 
     @property
     def pool(self) -> Path:

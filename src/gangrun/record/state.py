@@ -41,6 +41,8 @@ class State:
     """Its sender died before the scheduler got it."""
     LOST: Final = "LOST"
     """It was queued or ran once; the scheduler knows it no more, and it left no exit code."""
+    LEFT: Final = "LEFT"
+    """An item that its pool did not come to, as the pool's time was over or the pool ended otherwise."""
     UNREADABLE: Final = "UNREADABLE"
     """Its events cannot be read."""
 
@@ -53,7 +55,7 @@ class State:
     NODE_FAIL: Final = "NODE_FAIL"
 
 
-ENDED = FINAL_STATES | {State.REJECTED, State.UNREACHED, State.NEVER_SENT, State.LOST}
+ENDED = FINAL_STATES | {State.REJECTED, State.UNREACHED, State.NEVER_SENT, State.LOST, State.LEFT}
 """States of a run that nothing goes on in."""
 _BLAMABLE = frozenset({State.FAILED, State.OUT_OF_MEMORY, State.NODE_FAIL, State.LOST})
 """Ends in which a replica that failed is the reason. In the others it was ended like the rest of the job."""

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gangrun.errors import RecordError, RunNotFound
+from gangrun.record import items
 from gangrun.record.events import Created, Found, Note, Submitted, decode_all, encode
 from gangrun.record.naming import readings, run_id, sanitise, stamp_key, stamps
 from gangrun.record.rundir import EVENTS, LATEST, RunDir
@@ -116,10 +117,10 @@ class Store:
 
         That is a run id, the beginning of one if no other begins so, the path of a run or of something in it,
         `experiment/step` for its newest run, one of these names alone if it can mean only one step, a job id, or
-        `latest`. Raises RunNotFound, RecordError.
+        `latest`; behind any of them `/` and the name of an item of that sweep. Raises RunNotFound, RecordError.
         """
         if "/" in text or text in {".", ".."} or (stamp_key(text) and Path(text).is_dir()):
-            return self._by_path(text)
+            return self._item(text) or self._by_path(text)
         runs = list(self.runs())
         if text == LATEST and runs:
             # Stamps order the runs of one step; those that several steps got in the same second their events order.
@@ -156,6 +157,8 @@ class Store:
                 if path.name == LATEST and path.is_symlink():
                     path = path.parent / path.readlink()
                 for place in (path, *path.parents) if path.exists() else ():
+                    if (item := RunDir(place)).is_item:
+                        return item
                     if stamp_key(place.name) and (place / EVENTS).exists():
                         return RunDir(place)
                 found = _runs_in(str(path))
@@ -164,6 +167,17 @@ class Store:
             if found:
                 return RunDir(max(found)[1])
         raise self._unknown(text, list(self.runs()))
+
+    def _item(self, text: str) -> RunDir | None:
+        """The item that `RUN/NAME` names, if RUN names a sweep that has it."""
+        name, _, item = text.rpartition("/")
+        try:
+            run = self.find(name)
+        except RunNotFound:
+            return None
+        if not run.items_file.exists() or not any(line.name == item for line in items.read(run)):
+            return None
+        return run.item(item)
 
     def _unknown(self, text: str, runs: list[RunDir]) -> RunNotFound:
         if not runs:

@@ -9,7 +9,7 @@ from typing import Any
 
 from gangrun.record.facts import AttemptFacts, ReplicaFacts
 from gangrun.record.rundir import RunDir
-from gangrun.record.state import RunState, State
+from gangrun.record.state import Progress, RunState, State
 
 LAST_LINES = 10
 """Lines of a failed replica's log that are shown with it."""
@@ -21,6 +21,8 @@ def as_data(state: RunState, facts: AttemptFacts | None = None) -> dict[str, Any
     data = {field.name: getattr(state, field.name) for field in fields(state)}
     if state.failed is not None:
         data["failed"] = asdict(state.failed)
+    if state.progress is not None:
+        data["progress"] = {**asdict(state.progress), "left": state.progress.left}
     if facts is not None:
         data["hosts"] = list(facts.hosts)
         data["replicas"] = {name: asdict(replica) for name, replica in facts.of_roles.items()}
@@ -57,6 +59,7 @@ def details(run: RunDir, state: RunState, facts: AttemptFacts | None) -> list[st
         "expected": moment(state.expected),
         "ended": moment(state.ended),
         "took": _spent(state),
+        "items": progress_line(state.progress, final=state.final) if state.progress else "",
         "directory": state.dir,
         "wandb": f"kept offline; gangrun wandb sync {state.run} sends it" if run.offline_wandb() else "",
         "note": state.note,
@@ -67,6 +70,19 @@ def details(run: RunDir, state: RunState, facts: AttemptFacts | None) -> list[st
         diary = [f"  {time.strftime('%H:%M:%S', time.localtime(when))}  {words}" for when, words in deaths(facts)]
         lines += ["", *diary] if diary else []
     return [*lines, *failure(run, state)]
+
+
+def progress_line(progress: Progress, *, final: bool) -> str:
+    """`12/20 done, 1 failed, 4 running, 3 left, ends in 00:12:30`."""
+    words = [f"{progress.done}/{progress.items} done"]
+    for number, word in ((progress.wrong, "failed"), (progress.running, "running"), (progress.left, "left")):
+        if number and not (final and word == "running"):
+            words.append(f"{number} {word}")
+    if progress.ends is not None and not final:
+        words.append(f"ends in {clock(max(progress.ends - time.time(), 0))}")
+    if progress.occupancy is not None:
+        words.append(f"GPUs used {progress.occupancy:.0%}")
+    return ", ".join(words)
 
 
 def failure(run: RunDir, state: RunState) -> list[str]:
@@ -175,6 +191,8 @@ def _spent(state: RunState) -> str:
 
 def remark(state: RunState) -> str:
     """What is worth a word beside the state."""
+    if state.progress is not None:
+        return progress_line(state.progress, final=state.final)
     if (failed := state.failed) is not None:
         if failed.code is not None:
             return f"{failed.replica} exit {failed.code}"

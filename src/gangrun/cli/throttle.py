@@ -1,0 +1,43 @@
+"""Change how many items of a sweep run at once, while it runs.
+
+Items that run already go on. An array's limit is changed in Slurm, the jobs of a sweep are made to wait for each other
+anew, and a pool's driver reads the new number within seconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from gangrun.cli import inputs
+from gangrun.errors import UsageError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """RUN N, --nodes."""
+    parser.add_argument("run", metavar="RUN", help="a sweep: run id, its beginning, experiment/step, path, or latest")
+    parser.add_argument("most", metavar="N", type=inputs.count, help="how many at once at the most; 0 for any number")
+    parser.add_argument("--nodes", action="store_true", help="N is how many nodes they may hold, as max_nodes")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Puts the wish on record, then tells whoever starts the items."""
+    from gangrun import throttling
+
+    found = inputs.store_here().find(args.run)
+    project = inputs.project_here()
+    state = inputs.states([found], project)[0]
+    if not state.mode:
+        raise UsageError(f"{state.run} is no sweep", way_out="gangrun ls shows the items of those that are")
+    if state.final:
+        print(f"{state.run}: nothing to throttle, it is {state.state}")
+        return 0
+    limits = throttling.change(found, args.most, nodes=args.nodes)
+    if state.mode == "pool":
+        print(f"{state.run}: {throttling.words(limits)}, which its driver reads within seconds")
+        return 0
+    slurm = inputs.patient_by_name(state.cluster, project)
+    said = throttling.apply(found, state.mode, inputs.items(found, state, project), limits, slurm)
+    for words in said[:5]:
+        print(f"{state.run}: Slurm did not change one of them: {words}")
+    print(f"{state.run}: {throttling.words(limits)}")
+    return 1 if said else 0

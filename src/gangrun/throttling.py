@@ -1,0 +1,99 @@
+"""How many items of a sweep run at once, changed while it goes on.
+
+The file `throttle` holds the wish: two numbers, items and nodes, 0 for no limit. A pool's driver reads it; for jobs
+and arrays it is what later changes start from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from gangrun.errors import UsageError
+from gangrun.lanes import Lanes
+from gangrun.record import items
+from gangrun.record.item_states import ItemState
+from gangrun.record.rundir import RunDir
+from gangrun.record.state import State, history
+from gangrun.record.words import refusal
+from gangrun.scheduler import scontrol
+from gangrun.scheduler.slurm import Slurm
+from gangrun.spec import toml
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """0 is no limit."""
+
+    items: int
+    nodes: int
+
+
+def words(limits: Limits) -> str:
+    """`at most 48 items at once`."""
+    told = [f"{number} {noun}" for number, noun in ((limits.items, "items"), (limits.nodes, "nodes")) if number]
+    return f"at most {' and '.join(told)} at once" if told else "as many items at once as there is room for"
+
+
+def change(run: RunDir, most: int, *, nodes: bool) -> Limits:
+    """Writes the wish down, beside what was wished for the other number before. Raises RecordError."""
+    before = current(run)
+    limits = Limits(before.items, most) if nodes else Limits(most, before.nodes)
+    draft = run.throttle.with_suffix(".new")
+    try:
+        draft.write_text(f"{limits.items} {limits.nodes}\n", encoding="ascii")
+        draft.replace(run.throttle)
+    except OSError as error:
+        raise refusal("cannot change the throttle", str(run.throttle), error) from error
+    return limits
+
+
+def current(run: RunDir) -> Limits:
+    """What holds now: the last wish, else what the experiment says."""
+    try:
+        found = [int(word) for word in run.throttle.read_text(encoding="ascii").split()]
+        return Limits(found[0], found[1])
+    except (OSError, ValueError, IndexError):
+        sweep = toml.read(run.spec)[0].get("sweep", {})
+        return Limits(sweep.get("max_parallel", 0), sweep.get("max_nodes", 0))
+
+
+def apply(run: RunDir, mode: str, states: Sequence[ItemState], limits: Limits, slurm: Slurm) -> list[str]:
+    """Tells Slurm, and gives what it said against single changes. Raises Unreachable, UsageError."""
+    nodes = _nodes(run)
+    if mode == "array":
+        return slurm.update(_arrays(run, limits, max(nodes.values(), default=1)))
+    return slurm.update(_jobs(states, limits, nodes))
+
+
+def _nodes(run: RunDir) -> dict[str, int]:
+    """How many nodes each item takes, as the specs that are on record say."""
+    allocation = toml.read(run.spec)[0].get("allocation", {})
+    return {
+        line.name: int(line.parameters.get("allocation.nodes", allocation.get("nodes", 1))) for line in items.read(run)
+    }
+
+
+def _arrays(run: RunDir, limits: Limits, nodes: int) -> list[list[str]]:
+    numbers = sorted({line.array for line in items.read(run) if line.array is not None})
+    jobs = [job for number in numbers if (job := history(run.array(number).read_events()).job)]
+    most = [limit for limit in (limits.items, limits.nodes // nodes if limits.nodes else 0) if limit]
+    if limits.nodes and limits.nodes < nodes:
+        raise UsageError(f"an item takes {nodes} nodes, so with {limits.nodes} none could start")
+    if not most:
+        return [scontrol.throttle(job, 0) for job in jobs]
+    share, rest = divmod(min(most), len(jobs)) if jobs else (0, 0)
+    return [scontrol.throttle(job, max(share + (number < rest), 1)) for number, job in enumerate(jobs)]
+
+
+def _jobs(states: Sequence[ItemState], limits: Limits, nodes: dict[str, int]) -> list[list[str]]:
+    """Deals what waits out to lanes anew, behind what runs."""
+    lanes: Lanes[str] = Lanes(limits.items or None, limits.nodes or None)
+    changes = []
+    alive = [one for one in states if not one.final and one.job]
+    for one in sorted(alive, key=lambda one: (one.state == State.PENDING, -(one.estimate or 0.0), one.index)):
+        after = lanes.next(nodes.get(one.name, 1), one.estimate)
+        if one.state == State.PENDING:
+            changes.append(scontrol.depend(one.job, after))
+        lanes.put(one.job)
+    return changes
