@@ -31,6 +31,7 @@ from gangrun.scheduler.model import FINAL_STATES
 from gangrun.script.render import render
 from gangrun.spec import model, toml
 from gangrun.spec.load import load
+from gangrun.sweeps import SweepPlan, plan_of
 from tests.docs.pages import PAGES, REPOSITORY, Block, Page, all_pages, code
 from tests.docs.session import install, play, project_of
 
@@ -90,7 +91,8 @@ def test_every_block_says_what_it_is(one: Page) -> None:
 def test_experiment_becomes_a_script(block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = home_of(block, tmp_path, monkeypatch)
     experiment = load(file)
-    plan = resolve(experiment, clusters.named(experiment.spec.cluster or "slurm", experiment.project))
+    planned = plan_of(experiment, clusters.named(experiment.spec.cluster or "slurm", experiment.project))
+    plan = planned.items[0].plan if isinstance(planned, SweepPlan) else planned
     script = render(plan, "name", str(experiment.project / "outputs"))
     subprocess.run(["bash", "-n"], input=script, text=True, check=True)
     jsonschema.validate(toml.read(file)[0], model.Spec.model_json_schema())

@@ -20,15 +20,20 @@ def run(args: argparse.Namespace) -> int:
     from gangrun.explain import explain
     from gangrun.sweeps import SweepPlan
     from gangrun.views import plan as view
-    from gangrun.views import terminal
+    from gangrun.views import planned_items, terminal
 
     experiment, cluster, planned = inputs.planned(args.file, args.overrides, args.cluster)
     plan = planned.shown if isinstance(planned, SweepPlan) else planned
     explained = explain(experiment, cluster, plan) if args.explain else None
     if args.json:
-        terminal.print_json(view.as_data(plan, explained))
+        data = view.as_data(plan, explained)
+        if isinstance(planned, SweepPlan):
+            data["sweep"] = planned_items.as_data(planned)
+        terminal.print_json(data)
     else:
         # Explained, a row stays a line in a pipe, for grep.
         console = terminal.console(piped=120 if explained is None else 10_000)
         console.print(view.draw(plan, console.width) if explained is None else view.draw_explained(explained))
+        if isinstance(planned, SweepPlan) and explained is None:
+            print("\n".join(["", *planned_items.table(planned, console.width)]))
     return 0

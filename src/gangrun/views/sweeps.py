@@ -38,7 +38,7 @@ def table(states: Sequence[ItemState], width: int, most: int | None = MOST_ROWS)
         )
         for one in shown
     ]
-    lines = list(_aligned(rows))
+    lines = list(aligned(rows))
     if len(shown) < len(states):
         lines.append(f"and {len(states) - len(shown)} more; gangrun results lists all")
     return [line if len(line) <= width else line[: width - 1] + "…" for line in lines]
@@ -55,7 +55,8 @@ def _remark(one: ItemState) -> str:
     return f"exit {one.exit_code}" if one.exit_code else ""
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+def aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Rows in columns, without those that are empty below their head."""
     kept = [column for column in range(len(rows[0])) if any(row[column] for row in rows[1:]) or column < 2]
     widths = {column: max(len(row[column]) for row in rows) for column in kept}
     for row in rows:
@@ -73,7 +74,7 @@ def parameters(item: RunDir) -> list[str]:
     """What an item differs in."""
     sweep = item.sweep
     line = next((line for line in items.read(sweep) if line.name == item.item_name), None) if sweep else None
-    return [f"  {name} = {_cell(value)}" for name, value in line.parameters.items()] if line else []
+    return [f"  {name} = {cell(value)}" for name, value in line.parameters.items()] if line else []
 
 
 def why(run: RunDir, state: RunState, states: Sequence[ItemState]) -> list[str]:
@@ -167,11 +168,12 @@ def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
 def as_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """For a person."""
     head, body = as_table(rows)
-    cells = [[_cell(cell) for cell in row] for row in body]
-    return list(_aligned([[name.upper() for name in head], *cells]))
+    cells = [[cell(cell) for cell in row] for row in body]
+    return list(aligned([[name.upper() for name in head], *cells]))
 
 
-def _cell(value: Any) -> str:
+def cell(value: Any) -> str:
+    """A value as it stands in a table."""
     if value is None:
         return ""
     if isinstance(value, bool):

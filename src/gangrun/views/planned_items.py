@@ -1,0 +1,61 @@
+"""The items of a sweep before anything is sent: what each will be, and how they will run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gangrun.sweeps import SweepPlan
+from gangrun.views.sweeps import aligned, cell
+
+MOST_ROWS = 50
+"""Items that are listed; `--json` has all."""
+
+
+def table(sweep: SweepPlan, width: int) -> list[str]:
+    """One line for each item: its name, its values, and its estimate where there is one."""
+    columns = list(dict.fromkeys(name for one in sweep.items for name in one.item.values))
+    head = ["ITEM", *(name.upper() for name in columns)]
+    rows = [[one.item.name, *(cell(one.item.values.get(name)) for name in columns)] for one in sweep.items[:MOST_ROWS]]
+    if any(one.estimate is not None for one in sweep.items):
+        head.append("ESTIMATE")
+        for row, one in zip(rows, sweep.items, strict=False):
+            row.append(cell(one.estimate))
+    lines = [_head(sweep), *(f"note: {note}" for note in sweep.notes), "", *aligned([head, *rows])]
+    if len(sweep.items) > MOST_ROWS:
+        lines.append(f"and {len(sweep.items) - MOST_ROWS} more; --json lists all")
+    return [line if len(line) <= width else line[: width - 1] + "…" for line in lines]
+
+
+def _head(sweep: SweepPlan) -> str:
+    ways = {
+        "jobs": "each a job as drawn above",
+        "array": "each a task of a Slurm array, as drawn above",
+        "pool": "side by side in the job drawn above",
+    }
+    limits = [
+        f"at most {number} {noun} at once"
+        for number, noun in ((sweep.max_parallel, "items"), (sweep.max_nodes, "nodes"))
+        if number
+    ]
+    return ", ".join([f"{len(sweep.items)} items", ways[sweep.mode], *limits])
+
+
+def as_data(sweep: SweepPlan) -> dict[str, Any]:
+    """What `gangrun plan --json` says of a sweep."""
+    return {
+        "mode": sweep.mode,
+        "max_parallel": sweep.max_parallel,
+        "max_nodes": sweep.max_nodes,
+        "items": [
+            {
+                "index": one.item.index,
+                "name": one.item.name,
+                "parameters": one.item.values,
+                "gpus": one.gpus,
+                "cpus": one.cpus,
+                "estimate": one.estimate,
+            }
+            for one in sweep.items
+        ],
+        "notes": list(sweep.notes),
+    }
