@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from gangrun.errors import GangrunError, RecordError
@@ -204,14 +205,11 @@ def _members(
 
 def _array(array: RunDir, scheduler_of: Callable[[str], Scheduler], now: float) -> History:
     """The record of a Slurm array, brought up to date where its sender left it in doubt."""
-    told = history(array.read_events())
-    if _in_doubt(told, now):
-        try:
-            reconcile([array], scheduler_of(told.cluster), now)
-        except GangrunError:
-            return told
-        told = history(array.read_events())
-    return told
+    one = _Run(array, history(array.read_events()))
+    if _in_doubt(one.told, now):
+        with suppress(GangrunError):
+            _settle([one], scheduler_of(one.told.cluster).find(_job_names([one])), now)
+    return one.told
 
 
 def _as_task(told: History, array: History, task: int | None) -> None:
