@@ -47,6 +47,8 @@ def test_every_item_is_a_run_of_its_own(project: Project, lab: Lab, mode: str) -
     assert "1 FAILED" in project.ok("why").out
     assert project.ok("check", f"{run['dir']}/items/x=4/spec.toml")
     assert "3/4 done, 1 failed" in project.ok("ls").out
+    refused = project.gangrun("resume", "latest")
+    assert (refused.code, "its items are" in refused.err) == (2, True)
 
 
 @MODES
