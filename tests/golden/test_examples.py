@@ -6,16 +6,20 @@ from pathlib import Path
 import pytest
 
 from gangrun import clusters
+from gangrun.recipes import rl, sft
 from gangrun.resolve import resolve
 from gangrun.script.render import render
 from gangrun.spec.load import load
 
 REPOSITORY = Path(__file__).parents[2]
 EXPERIMENTS = sorted(REPOSITORY.glob("examples/*/*.toml"))
+RECIPES = {"rl": rl.job, "sft": sft.job}
+"""Folders of configurations that are no experiments themselves, and what makes one of them."""
 
 
 def rendered(file: Path) -> str:
-    experiment = load(file)
+    recipe = RECIPES.get(file.parent.name)
+    experiment = recipe(["@", str(file)]).experiment if recipe else load(file)
     plan = resolve(experiment, clusters.named("slurm", experiment.project))
     name = f"{plan.experiment}_{plan.step}_261121_090000"
     return render(plan, name, f"/project/outputs/{name}").replace(str(REPOSITORY), "/project")
@@ -29,6 +33,7 @@ def test_there_are_examples() -> None:
 def test_script_is_the_golden_one(file: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     # With an environment active the project's own .venv, which a fresh clone lacks, is not taken up.
     monkeypatch.setenv("VIRTUAL_ENV", "/active")
+    monkeypatch.chdir(file.parent)  # where one types is where the commands of a recipe start
     golden = file.with_suffix(".golden.sh")
     text = rendered(file)
     if request.config.getoption("--bless", default=False):

@@ -25,6 +25,8 @@ COMMANDS = {
         "run": "run here and now: this machine, or the allocation you hold",
         "submit": "queue on the cluster",
         "resume": "go on with runs that failed: the next attempt of the same run",
+        "rl": "queue an RL training from its TOML",
+        "sft": "queue a supervised one from its TOML",
         "cancel": "end runs",
         "throttle": "change how many items of a sweep run at once",
     },
@@ -34,6 +36,7 @@ COMMANDS = {
         "show": "everything about one run: state, replicas, exit codes",
         "results": "one row for each item of a sweep: parameters, state, metrics",
         "logs": "read or follow what the replicas printed",
+        "tmux": "follow each role in a pane of its own",
         "why": "why a run waits, or why it failed",
         "gpus": "what a run uses: its GPUs, CPUs and memory, live or afterwards",
         "wandb": "send what was kept for Weights & Biases where there is no internet",
@@ -78,6 +81,9 @@ def _run(name: str, words: list[str]) -> int:
     if getattr(module, "PASSES_ON", False):
         words, given.flags = _split(words)
         parse = parser.parse_intermixed_args  # FILE --set a=1 FILE
+    if getattr(module, "OPEN", False):
+        _, given.words = parser.parse_known_args(words, given)
+        words = []
     try:
         args = parse(words, given)
         code: int = module.run(args)
@@ -92,6 +98,16 @@ def _run(name: str, words: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     return code
+
+
+def rl_slurm() -> int:
+    """`rl_slurm …` is `gangrun rl …`."""
+    return main(["rl", *sys.argv[1:]])
+
+
+def sft_slurm() -> int:
+    """`sft_slurm …` is `gangrun sft …`."""
+    return main(["sft", *sys.argv[1:]])
 
 
 def _split(words: list[str]) -> tuple[list[str], list[str]]:

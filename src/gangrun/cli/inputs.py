@@ -222,6 +222,11 @@ def project_here() -> Path:
     return project_root(Path.cwd())
 
 
+def say(words: str) -> None:
+    """A word to the user, in one write, as several threads may speak."""
+    print(f"gangrun: {words}\n", end="", file=sys.stderr, flush=True)
+
+
 def store_here() -> Store:
     """The runs of the project around the current directory."""
     from gangrun.record.store import Store

@@ -99,7 +99,7 @@ class Experiment:
             origin = self.origin("sweep", name)
             key: Key = tuple(name.split("."))
             given = {key: replace(origin, written=f"sweep.{name}")}
-            values, sources = _merge(values, sources, *_spread(_nest(key, value), given))
+            values, sources = merge(values, sources, *_spread(_nest(key, value), given))
         spec = validated(Spec, values, sources, sources[()].file)
         return replace(self, spec=spec, values=values, sources=sources, seed=seed)
 
@@ -136,7 +136,7 @@ def experiment_of(
         key, given = _override(override)
         # A table that only the command line has is its own, too, should it be one that nobody knows.
         origins = {key[:end]: Source("--set") for end in ([len(key)] if key[0] in values else range(1, len(key) + 1))}
-        values, found = _merge(values, found, *_spread(anchored(_nest(key, given), Path.cwd()), origins))
+        values, found = merge(values, found, *_spread(anchored(_nest(key, given), Path.cwd()), origins))
     found[()] = Source(str(file))
     _find_files(values, found)
     values = _settled(values, str(file.absolute().parent))
@@ -156,11 +156,12 @@ def experiment_of(
         experiment=spec.experiment or absolute.resolve().parent.name,
         step=spec.step or file.stem,
         seed=seed,
-        venv=_idle_venv(project),
+        venv=idle_venv(project),
     )
 
 
-def _idle_venv(project: Path) -> Path | None:
+def idle_venv(project: Path) -> Path | None:
+    """The virtual environment of a directory, unless one is active here."""
     folder = project / ".venv"
     active = os.environ.get("VIRTUAL_ENV") or os.environ.get("CONDA_PREFIX")
     return folder if not active and (folder / "bin" / "activate").is_file() else None
@@ -198,9 +199,9 @@ def dotted(key: Key, start: str = "") -> str:
     return text
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
+def nearest(word: str, known: Iterable[str], cutoff: float = 0.6) -> str:
     """`did you mean 'launcher'?` or nothing."""
-    close = difflib.get_close_matches(word, sorted(known), n=1, cutoff=0.6)
+    close = difflib.get_close_matches(word, sorted(known), n=1, cutoff=cutoff)
     return f"did you mean {close[0]!r}?" if close else ""
 
 
@@ -230,8 +231,8 @@ def _with_bases(
             raise SpecError([Problem("extends", f"files extend each other in a circle: {chain}", str(file), line)])
         below, lines = toml.read(target)
         found = {key: Source(str(target), line) for key, line in lines.items()}
-        values, sources = _merge(values, sources, *_with_bases(below, found, target, (*stack, again)))
-    return _merge(values, sources, *_spread(own, own_sources))
+        values, sources = merge(values, sources, *_with_bases(below, found, target, (*stack, again)))
+    return merge(values, sources, *_spread(own, own_sources))
 
 
 def _globs(values: Any) -> Iterator[Table]:
@@ -373,7 +374,7 @@ def _without(table: Table, key: str) -> Table:
     return {name: value for name, value in table.items() if name != key}
 
 
-def _merge(
+def merge(
     below: Table, below_sources: dict[Key, Source], above: Table, above_sources: dict[Key, Source]
 ) -> tuple[Table, dict[Key, Source]]:
     """Tables merge deeply; everything else, lists included, is replaced together with its origins."""
