@@ -26,8 +26,9 @@ setup() {
   infiniband() {
     local port state layer found=''
     for port in "$1"/class/infiniband/*/ports/*; do
-      [[ -r $port/state && -r $port/link_layer ]] || continue
-      read -r state <"$port/state" && read -r layer <"$port/link_layer" || continue
+      [[ -r $port/state ]] || continue
+      read -r state <"$port/state" || continue
+      read -r layer <"$port/link_layer" || continue
       [[ $layer == InfiniBand && $state == *ACTIVE* ]] || continue
       found+=,$(basename "${port%/ports/*}"):${port##*/}
     done
