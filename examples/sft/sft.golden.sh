@@ -45,6 +45,8 @@ setup() {
 roles() {
   start trainer 0 main nodes=0 gpus=0,1 cpus=2 threads=1 -- \
     torchrun --standalone --nproc-per-node=2 /project/examples/sft/train.py @ "${RUN_DIR}/configs/trainer.toml"
+  start _monitor 0 sidecar nodes=0 alone=0 node_cpus=2 flags=1 --kill-on-bad-exit=0 -- \
+    python3 -IS "${RUN_DIR}/node/monitor.py" every=15 gpus=2 cpus=2 mem=2G
 }
 
 # ---- prelude: how replicas start, stop and are watched; the same in every script
@@ -54,9 +56,14 @@ roles() {
 # script looks which of them are gone, decides by the kind of the replica what that means, and stops the others.
 set -m # gives every background process a group of its own, which can be signalled as a whole
 
-HOSTS=() PORTS=() # for the commands below: hosts in the order of the allocation, port numbers
-NAMES=() MAINS=0  # replicas in the order of their start, and how many mains have yet to end
-declare -A KIND NODES PROCESS
+HOSTS=() PORTS=()    # for the commands below: hosts in the order of the allocation, port numbers,
+declare -A ADDRESSES # and lists of host:port by ROLE.PORT
+NAMES=() MAINS=0     # replicas in the order of their start, and how many mains have yet to end
+declare -A KIND NODES PROCESS RESTARTS
+declare -A SPARE     # by role: how many of its replicas the job can still go on without
+declare -A GIVEN_UP  # of these
+declare -A LOST      # hosts that are
+SPARE_NODES=() ONLY='' # nodes that nobody uses; the one replica that `roles` is to start again
 CAUSE='' SIGNAL='' RELAY='' PHASE='' FORCED='' PORT_BASE=''
 
 say() { printf 'gangrun: %s\n' "$*" >&2; }
@@ -87,7 +94,7 @@ end() {
 
 # --- the verbs -------------------------------------------------------------------------------------------------------
 
-# begin NODES PORTS [CHECKS]: looks at the allocation, makes the attempt's directory, finds ports, runs `setup`.
+# begin NODES PORTS [CHECKS [SPARE NODES]]: looks at the allocation, makes the attempt's directory, finds ports, runs `setup`.
 begin() {
   local number=$((FIRST_ATTEMPT + ${SLURM_RESTART_COUNT:-0}))
   while printf -v ATTEMPT %03d "$number" && [[ -e $RUN_DIR/attempts/$ATTEMPT ]]; do ((++number)); done
@@ -100,6 +107,7 @@ begin() {
   export GANGRUN_RUN_NAME=$RUN_NAME GANGRUN_RUN_DIR=$RUN_DIR GANGRUN_JOB=$JOB GANGRUN_ATTEMPT=$ATTEMPT
   ((${#HOSTS[@]} >= $1)) || { say "the plan needs $1 nodes, here are ${#HOSTS[@]}" && end 'setup 1' 1; }
   choose_ports "$2" "${3:-}"
+  IFS=, read -ra SPARE_NODES <<<"${4:-}"
   printf '%(%s)T\n%s\n%s\n%s\n' -1 "$JOB" "${HOSTS[*]}" "$PORT_BASE" >"$STATUS/run.start"
   PHASE=setup
   set -e
@@ -123,7 +131,8 @@ catch() {
 # start ROLE INDEX KIND [key=value...] [flags=N and N flags for srun] -- COMMAND...
 start() {
   local name=$1.$2 kind=$3 nodes='' gpus='' cpus='' tasks=1 restarts=0 ranks=0 master='' alone=1 node_cpus='' flags=0
-  local threads='' share='' address=''
+  local threads='' share='' address='' spare=0 node
+  [[ -z $ONLY || $ONLY == "$name" ]] || return 0
   shift 3
   until [[ $1 == -- || $flags != 0 ]]; do
     local "$1"
@@ -133,8 +142,13 @@ start() {
   [[ -z $cpus ]] || share=$((cpus / tasks > 0 ? cpus / tasks : 1))
   threads=${threads:-$share}
   IFS=, read -ra nodes <<<"$nodes"
-  NAMES+=("$name") KIND[$name]=$kind NODES[$name]=${nodes[*]}
-  [[ $kind != main ]] || ((++MAINS))
+  if [[ -z $ONLY ]]; then
+    NAMES+=("$name") KIND[$name]=$kind RESTARTS[$name]=$restarts
+    [[ -n ${SPARE[${name%.*}]:-} ]] || SPARE[${name%.*}]=$spare
+    [[ $kind != main ]] || ((++MAINS))
+  fi
+  NODES[$name]=''
+  for node in "${nodes[@]}"; do NODES[$name]+=" ${HOSTS[node]}"; done
   live "$@" </dev/null &
   PROCESS[$name]=$!
 }
@@ -142,9 +156,11 @@ start() {
 # ready NAME port HOST:PORT SECONDS | http URL SECONDS | file PATH SECONDS: waits; too long fails the job.
 ready() {
   local name=$1 began=$SECONDS
+  [[ -z $ONLY ]] || return 0
   # Under `timeout`, as a dead host lets a connect hang for minutes.
   until if [[ $2 == file ]]; then [[ -e $3 ]]; else aside timeout 5 bash -c "$ANSWERS" - "$2" "$3"; fi; do
     look
+    [[ -z ${GIVEN_UP[$name]:-} ]] || return 0
     if [[ -z ${PROCESS[$name]} ]] || ((SECONDS - began >= $4)); then
       say "$name is not ready after $((SECONDS - began)) s: $2 $3"
       end "unready $name $4" 1
@@ -169,6 +185,7 @@ ANSWERS="$(declare -f answers); answers \"\$@\""
 
 # await NAME: until it has ended with 0; where it fails, so does the job.
 await() {
+  [[ -z $ONLY ]] || return 0
   while look && [[ -n ${PROCESS[$1]} ]]; do pause 1; done
 }
 
@@ -222,6 +239,7 @@ live() {
     code=${first:-$code} first=''
     note "$name" "exit $code"
     ((restarts-- > 0)) && [[ -z $lost && ($code != 0 || $kind == service) ]] || return 0
+    ((code != 126 && code != 127)) || return 0 # a command that is not there will not be there the next time
     ((code != 143 && code != 137)) || sleep 0.5 # if it was a signal to all of the job, ours may come a little later
     still_wanted && [[ -z $stopping ]] || return 0
     say "$name ended with $code and is started again"
@@ -259,7 +277,7 @@ settle() {
   code=137 lost=''
   while read -r _ word value; do
     case $word in
-      start) code=137 ;;
+      start) code=137 lost='' ;;
       exit) code=$value ;;
       lost) lost=$value ;;
     esac
@@ -278,8 +296,38 @@ bury() {
   # At a time limit the steps are signalled together with this script, and are not the cause.
   ((code != 143 && code != 137)) || pause 0.5
   obey
-  [[ -z $lost ]] || end "lost $lost $name" 1
-  end "$kind $name $code" "$((code ? code : 1))"
+  if [[ -n $lost ]]; then
+    LOST[$lost]=yes
+    move "$name" || give_up "$name" || end "lost $lost $name" 1
+    return 0
+  fi
+  give_up "$name" || end "$kind $name $code" "$((code ? code : 1))"
+}
+
+# give_up NAME: goes on without it, if the job can.
+give_up() {
+  local role=${1%.*}
+  ((${SPARE[$role]} > 0)) || return 1
+  SPARE[$role]=$((${SPARE[$role]} - 1)) GIVEN_UP[$1]=yes
+  [[ ${KIND[$1]} != main ]] || ((MAINS--))
+  note "$1" 'given up'
+  say "$1 is given up, and the job goes on with the others"
+}
+
+# move NAME: starts it again where spare nodes take the place of those that were lost; not without a `restarts`.
+move() {
+  local node
+  ((${RESTARTS[$1]})) || return 1
+  for node in "${!HOSTS[@]}"; do
+    [[ -n ${LOST[${HOSTS[node]}]:-} && "${NODES[$1]} " == *" ${HOSTS[node]} "* ]] || continue
+    ((${#SPARE_NODES[@]})) || return 1
+    say "${HOSTS[SPARE_NODES[0]]} takes the place of ${HOSTS[node]}"
+    HOSTS[node]=${HOSTS[SPARE_NODES[0]]}
+    SPARE_NODES=("${SPARE_NODES[@]:1}")
+  done
+  ONLY=$1
+  roles
+  ONLY=''
 }
 
 # --- the end ---------------------------------------------------------------------------------------------------------
@@ -290,7 +338,7 @@ finish() {
   trap - EXIT
   trap : HUP INT TERM USR1 USR2
   set +eu
-  [[ $PHASE != setup ]] || { CAUSE="setup $code" && code=$((code ? code : 1)); }
+  [[ $PHASE != setup || -n $CAUSE ]] || { CAUSE="setup $code" && code=$((code ? code : 1)); }
   [[ -z $CAUSE ]] || { say "$CAUSE" && record run.cause "$CAUSE"; }
   stop main
   stop service sidecar
@@ -483,30 +531,32 @@ ended_everywhere() {
 
 # Nodes die without anyone telling (measured: 4 minutes), so a beat that stands still for 20 s is reason to ask.
 listen() {
-  local name node key k beat fresh='' silent=() entry
+  local name host key k beat fresh='' silent=() entry gone=''
   ((SECONDS >= NEXT_LOOK)) || return 0
   NEXT_LOOK=$((SECONDS + 5))
   for name in "${NAMES[@]}"; do
     [[ ${KIND[$name]} != sidecar && -n ${PROCESS[$name]} ]] || continue
     k=0
-    for node in ${NODES[$name]}; do
+    for host in ${NODES[$name]}; do
       key=$name.$k beat=''
       ((++k))
       { read -r beat <"$STATUS/$key.beat"; } 2>/dev/null # it may not be there yet
       [[ -n $beat && $beat != exit* ]] || continue
       [[ $beat == "${SEEN[$key]:-}" ]] || SEEN[$key]=$beat SEEN_AT[$key]=$SECONDS
-      if ((SECONDS - ${SEEN_AT[$key]} < 20)); then fresh=yes; else silent+=("$name $node $key"); fi
+      if ((SECONDS - ${SEEN_AT[$key]} < 20)); then fresh=yes; else silent+=("$name $host $key"); fi
     done
   done
   # If this node's own stand still and no other moves, it is the file system and not the nodes.
-  [[ -n $fresh || "${silent[*]}" != *' 0 '* ]] || return 0
+  [[ -n $fresh || "${silent[*]}" != *" ${HOSTS[0]} "* ]] || return 0
   for entry in "${silent[@]}"; do
-    read -r name node key <<<"$entry"
-    on "${HOSTS[node]}" inhabited "$JOB/$ATTEMPT/$name/"
+    read -r name host key <<<"$entry"
+    [[ $name != "$gone" ]] || continue # with the first of its nodes
+    [[ -z ${LOST[$host]:-} ]] || { lose "$name" "$host" && continue; }
+    on "$host" inhabited "$JOB/$ATTEMPT/$name/"
     case $? in
       0) SEEN_AT[$key]=$SECONDS ;;                                       # there, and slow
-      3) ((SECONDS - ${SEEN_AT[$key]} < 120)) || lose "$name" "$node" ;; # gone, and srun should have told us
-      *) ! on "${HOSTS[0]}" true || lose "$name" "$node" ;;              # no answer, though Slurm itself is well
+      3) ((SECONDS - ${SEEN_AT[$key]} < 120)) || lose "$name" "$host" ;; # gone, and srun should have told us
+      *) ! on "${HOSTS[0]}" true || lose "$name" "$host" ;;              # no answer, though Slurm itself is well
     esac
     obey # it may have been a signal that ended the asking
   done
@@ -514,10 +564,18 @@ listen() {
 
 inhabited() { grep -qlzF "GANGRUN_TASK=$1" /proc/[0-9]*/environ 2>/dev/null || exit 3; }
 
+# lose NAME HOST: ends the job, or else what waits for that host here and what is left of the replica elsewhere.
 lose() {
+  local step=''
   obey
-  note "$1" "lost ${HOSTS[$2]}"
-  end "lost ${HOSTS[$2]} $1" 1
+  note "$1" "lost $2"
+  LOST[$2]=yes gone=$1
+  ((${SPARE[${1%.*}]} || (${RESTARTS[$1]} && ${#SPARE_NODES[@]}))) || end "lost $2 $1" 1
+  read -r step <"$STATUS/$1.step"
+  kill -KILL -- "-${PROCESS[$1]}"
+  wait "${PROCESS[$1]}" 2>/dev/null
+  [[ -z $step ]] || aside timeout 20 scancel "$step"
+  bury "$1"
 }
 
 # ask SIGNAL NAME...: through slurmctld, as srun knows no grace: whatever ends it makes it kill its tasks at once.
@@ -540,7 +598,7 @@ force() {
 # Where Slurm tracks processes by their parents (proctrack/linuxproc), a daemon that was orphaned outlives its step.
 sweep_everywhere() {
   local host hosts=''
-  for host in "${HOSTS[@]}"; do [[ $CAUSE == "lost $host "* ]] || hosts+=" $host"; done
+  for host in "${HOSTS[@]}"; do [[ -n ${LOST[$host]:-} ]] || hosts+=" $host"; done
   [[ -z $hosts ]] || on "${hosts# }" sweep "$JOB/$ATTEMPT/"
 }
 

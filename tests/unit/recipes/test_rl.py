@@ -409,9 +409,7 @@ def test_a_template_that_fails(text: str, job: Callable[..., Job], write: Write)
         (
             SMALL + '[trainer.model]\nname = "a"\n',
             "--model.name b",
-            [
-                "exp/a.toml:5: trainer.model.name: 'a' conflicts with model.name = 'b' (--model.name) (keep one of the two)"
-            ],
+            ["exp/a.toml:5: trainer.model.name: 'a' conflicts with model.name = 'b' (--model.name)"],
         ),
         (
             SMALL + "[trainer]\nmodel.seq_len = 8\n[orchestrator]\nseq_len = 9\n",
