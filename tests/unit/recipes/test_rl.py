@@ -297,7 +297,7 @@ orchestrator = ["orchestrate", "{urls}", "{inference.addresses.http}"]
     assert (
         command(plan, "trainer") == "torchrun --standalone --nproc-per-node=4 -m train ${RUN_DIR}/configs/trainer.toml"
     )
-    assert command(plan, "orchestrator").endswith("] ${HOSTS[0]}:${PORTS[0]},${HOSTS[1]}:${PORTS[1]}")
+    assert command(plan, "orchestrator").endswith("] ${ADDRESSES[inference.http]}")
 
 
 def test_places(job: Callable[..., Job], tmp_path: Path) -> None:
