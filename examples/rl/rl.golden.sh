@@ -110,6 +110,7 @@ begin() {
   catch
   allocation "$1"
   export GANGRUN_RUN_NAME=$RUN_NAME GANGRUN_RUN_DIR=$RUN_DIR GANGRUN_JOB=$JOB GANGRUN_ATTEMPT=$ATTEMPT
+  export USER="${USER:-$(id -un)}" # unset under cron, and ch-run will not start without it
   ((${#HOSTS[@]} >= $1)) || { say "the plan needs $1 nodes, here are ${#HOSTS[@]}" && end 'setup 1' 1; }
   choose_ports "$2" "${3:-}"
   IFS=, read -ra SPARE_NODES <<<"${4:-}"
@@ -136,7 +137,7 @@ catch() {
 # start ROLE INDEX KIND [key=value...] [flags=N and N flags for srun] -- COMMAND...
 start() {
   local name=$1.$2 kind=$3 nodes='' gpus='' cpus='' tasks=1 restarts=0 ranks=0 master='' alone=1 node_cpus='' flags=0
-  local threads='' share='' address='' spare=0 node
+  local parts='' threads='' share='' address='' spare=0 node
   [[ -z $ONLY || $ONLY == "$name" ]] || return 0
   shift 3
   until [[ $1 == -- || $flags != 0 ]]; do
@@ -376,12 +377,14 @@ stop() {
 
 # --- beside each program, on its own node ----------------------------------------------------------------------------
 
-# task NAME GPUS CPUS THREADS MASTER_ADDR MASTER_PORT COMMAND...: one process of a replica, whose `rank`, `local_rank`, `world`
-# and `node_rank` are set. The command runs in front, so that it has the signals and the end that it would have alone.
+# task NAME GPUS CPUS THREADS MASTER_ADDR MASTER_PORT PARTS COMMAND...: one process of a replica, whose `rank`,
+# `local_rank`, `world` and `node_rank` are set. The command runs in front, so that it has the signals and the end that
+# it would have alone.
 task() {
-  local name=$1 gpus=$2 cpus=$3 threads=$4 address=$5 port=$6 status=$GANGRUN_RUN_DIR/attempts/$GANGRUN_ATTEMPT/status
+  local name=$1 gpus=$2 cpus=$3 threads=$4 address=$5 port=$6 parts=$7
+  local status=$GANGRUN_RUN_DIR/attempts/$GANGRUN_ATTEMPT/status
   local token=$GANGRUN_JOB/$GANGRUN_ATTEMPT/$1/$rank/ stopped='' code variable given wanted picked index pipe='' beat
-  shift 6
+  shift 7
   trap 'stopped=yes' TERM
   trap : HUP INT USR1 USR2
   if ((local_rank == 0)); then
@@ -408,6 +411,7 @@ task() {
       export GANGRUN_REPLICA="$name" GANGRUN_RANK="$rank" GANGRUN_LOCAL_RANK="$local_rank" \
         GANGRUN_WORLD_SIZE="$world" GANGRUN_NODE_RANK="$node_rank" GANGRUN_TASK="$token"
       [[ -z $stopped ]] || exit 143
+      [[ -z $parts ]] || has "$parts" || exit 125
       exec -- "$@"
     )
   } 2>/dev/null
@@ -421,6 +425,17 @@ task() {
     printf 'exit %s\n' "$code" >"$status/$name.$node_rank.beat"
   fi
   return "$code"
+}
+
+# has THING:THING...: whether this node has what a container needs, programs by name and paths; says what it has not.
+has() {
+  local thing things
+  IFS=: read -ra things <<<"$1"
+  for thing in "${things[@]}"; do
+    if [[ $thing == /* ]]; then [[ ! -e $thing ]] || continue; else ! type -P "$thing" >/dev/null || continue; fi
+    printf 'gangrun: %s has no %s, which the container needs\n' "${SLURMD_NODENAME:-$HOSTNAME}" "$thing" >&2
+    return 1
+  done
 }
 
 # Writes down the time every few seconds until its input ends: a pipe that only `task` holds, so it cannot outlive it.
@@ -457,7 +472,7 @@ allocation() {
   JOB=$SLURM_JOB_ID PORT_SEED=$SLURM_JOB_ID
   mapfile -t HOSTS < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
   # A file and not a word after `bash -c`, which whoever looks at `ps` or `sacct` would have to read through.
-  { declare -f enter task beat sweep still_wanted && echo "enter \"\$@\""; } >"$ATTEMPT_DIR/task.sh"
+  { declare -f enter task has beat sweep still_wanted && echo "enter \"\$@\""; } >"$ATTEMPT_DIR/task.sh"
   # Before 21.08 steps that overlap share CPUs but no GPUs: there each has to ask for the number that it needs.
   [[ -z ${SLURM_JOB_GPUS:-} || $(scontrol --version) != *' 20.'* ]] || GPUS_ARE_HELD=yes
   # srun takes these for its own flags. Some it refuses beside ours (26.05: --gpus-per-node with --gres), others it
@@ -498,7 +513,7 @@ step() {
   : >"$STATUS/$name.step"
   srun --job-name="$name" --overlap -N "${#nodes[@]}" -n "$((${#nodes[@]} * tasks))" --ntasks-per-node="$tasks" \
     -w "${hosts#,}" --mem=0 --export=ALL --input=none --kill-on-bad-exit=1 "${extra[@]}" "${@:1:flags}" \
-    bash "$ATTEMPT_DIR/task.sh" "$name" "$gpus" "$share" "$threads" "$address" "$master" "${@:flags+2}" \
+    bash "$ATTEMPT_DIR/task.sh" "$name" "$gpus" "$share" "$threads" "$address" "$master" "$parts" "${@:flags+2}" \
     >>"$LOGS/$name.log" 2>>"$LOGS/$name.step.log"
   code=$?
   # When a node dies srun may say so, and may return 0 all the same.
