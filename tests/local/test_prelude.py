@@ -263,7 +263,7 @@ def test_a_signal_ends_the_waiting_for_a_server_that_does_not_answer(tmp_path: P
         began = time.monotonic()
         process.terminate()
         assert process.wait(20) == 143
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 4.5  # one try alone would take 5
 
 
 # As torchrun does it: workers in sessions of their own.
