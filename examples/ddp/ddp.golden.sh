@@ -339,7 +339,12 @@ stop() {
   deadline=$((SECONDS + GRACE + 1)) # one more, as SECONDS counts whole ones
   for name in "${names[@]}"; do
     while running "$name"; do
-      if ((SECONDS >= deadline)) && [[ $FORCED == "$*" ]]; then
+      if [[ $name == _* ]] && ((SECONDS >= deadline - GRACE + 2)); then
+        # Ours has nothing to save, and waits neither for a lost node nor for a controller that is away.
+        kill -TERM -- "-${PROCESS[$name]}"
+        pause 1
+        kill -KILL -- "-${PROCESS[$name]}" 2>/dev/null
+      elif ((SECONDS >= deadline)) && [[ $FORCED == "$*" ]]; then
         kill -KILL -- "-${PROCESS[$name]}"
       elif ((SECONDS >= deadline)); then
         FORCED=$* deadline=$((SECONDS + 10))

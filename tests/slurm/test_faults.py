@@ -380,7 +380,7 @@ def test_the_controller_is_away_while_a_job_runs(project: Project, lab: Lab) -> 
         assert refused.code == 1
         assert "Unable to contact slurm controller" in refused.err
         flag.touch()
-        wait_for(lambda: Path(states[name]["dir"], "attempts/001/status/run.exit").is_file())
+        wait_for(lambda: Path(states[name]["dir"], "attempts/001/status/run.exit").is_file(), 60)
     finally:
         lab.start_slurmctld()
     run = ended(project, name)
