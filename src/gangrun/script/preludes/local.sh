@@ -58,7 +58,10 @@ needs() {
       # One that was killed writes nothing: does the process live that is in its job's id?
       { mapfile -t start <"$other/status/run.start"; } 2>/dev/null
       IFS=- read -ra fields <<<"${start[1]:-}"
-      ((${#fields[@]} == 0)) || alive "${fields[@]:1}" || { code=137 && break; }
+      if ((${#fields[@]})) && ! alive "${fields[@]:1}"; then
+        { read -r code <"$other/status/run.exit"; } 2>/dev/null || code=137 # its exit may have come since we looked
+        break
+      fi
       pause 1 || : # `setup` would end at a signal
       obey
     done
