@@ -39,6 +39,7 @@ COMMANDS = {
         "tmux": "follow each role in a pane of its own",
         "why": "why a run waits, or why it failed",
         "gpus": "what a run uses: its GPUs, CPUs and memory, live or afterwards",
+        "report": "what a run used and how well, as text and as an HTML page",
         "wandb": "send what was kept for Weights & Biases where there is no internet",
     },
     "Clusters": {

@@ -21,6 +21,7 @@ import os
 import re
 import stat
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from gangrun.record import events as _events
@@ -258,6 +259,11 @@ class RunDir:
         return self.path / "job.log"
 
     @property
+    def report(self) -> Path:
+        """The page that `gangrun report` writes."""
+        return self.path / "report.html"
+
+    @property
     def latest(self) -> Path:
         """The link beside the run that names the newest run of its step."""
         return self.path.parent / LATEST
@@ -282,6 +288,17 @@ class RunDir:
     def append(self, event: _events.Event) -> None:
         """Records `event`. Raises RecordError."""
         _events.append(f"{self.dir}/{EVENTS}", event)
+
+    def write_report(self, page: str) -> None:
+        """Writes the page whole, in the place of an earlier one. Raises RecordError."""
+        fresh = self.path / f".report.{os.getpid()}"
+        try:
+            fresh.write_text(page, encoding="utf-8")
+            fresh.replace(self.report)
+        except OSError as error:
+            with suppress(OSError):
+                fresh.unlink()
+            raise refusal("cannot write the report of the run", str(self.report), error) from error
 
     def read_events(self) -> list[_events.Event]:
         """All events in order; what is torn is left out. Raises RecordError where the file cannot be read."""
