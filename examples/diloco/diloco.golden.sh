@@ -26,18 +26,18 @@ setup() {
 # The roles of this run, one line for each replica, in the order in which they start.
 roles() {
   start lighthouse 0 service nodes=0 cpus=1 restarts=100 alone=0 node_cpus=3 -- \
-    torchft_lighthouse --bind "[::]:${PORTS[0]}" --min_replicas 2 --quorum_tick_ms 100 --join_timeout_ms 10000 --heartbeat_timeout_ms 2000
+    python3 "${RUN_DIR}/node/lighthouse.py" --port "${PORTS[0]}" --min_replicas 2 --quorum_tick_ms 100 --join_timeout_ms 10000 --heartbeat_timeout_ms 2000
   start _monitor 0 sidecar nodes=0,1 alone=0 node_cpus=3 flags=1 --kill-on-bad-exit=0 -- \
     python3 -IS "${RUN_DIR}/node/monitor.py" every=15 gpus=2 cpus=3
   ready lighthouse.0 port "${HOSTS[0]}:${PORTS[0]}" 120
   start main 0 main nodes=0 gpus=0 cpus=1 restarts=10 spare=2 alone=0 node_cpus=3 -- \
-    env "TORCHFT_LIGHTHOUSE=http://${HOSTS[0]}:${PORTS[0]}" REPLICA_GROUP_ID=0 NUM_REPLICA_GROUPS=4 TORCHFT_TIMEOUT_SEC=60 TORCHFT_QUORUM_TIMEOUT_SEC=60 TORCHFT_CONNECT_TIMEOUT_SEC=60 TORCHFT_QUORUM_RETRIES=10 torchrun --standalone --nproc-per-node=1 "--local-addr=${HOSTS[0]}" train.py --optimizer muon --seed 0 --out "${RUN_DIR}/checkpoints"
+    env "TORCHFT_LIGHTHOUSE=http://${HOSTS[0]}:${PORTS[0]}" REPLICA_GROUP_ID=0 NUM_REPLICA_GROUPS=4 TORCHFT_TIMEOUT_SEC=60 TORCHFT_QUORUM_TIMEOUT_SEC=60 TORCHFT_CONNECT_TIMEOUT_SEC=60 TORCHFT_QUORUM_RETRIES=59 torchrun --standalone --nproc-per-node=1 "--local-addr=${HOSTS[0]}" train.py --optimizer muon --seed 0 --out "${RUN_DIR}/checkpoints"
   start main 1 main nodes=0 gpus=1 cpus=1 restarts=10 spare=2 alone=0 node_cpus=3 -- \
-    env "TORCHFT_LIGHTHOUSE=http://${HOSTS[0]}:${PORTS[0]}" REPLICA_GROUP_ID=1 NUM_REPLICA_GROUPS=4 TORCHFT_TIMEOUT_SEC=60 TORCHFT_QUORUM_TIMEOUT_SEC=60 TORCHFT_CONNECT_TIMEOUT_SEC=60 TORCHFT_QUORUM_RETRIES=10 torchrun --standalone --nproc-per-node=1 "--local-addr=${HOSTS[0]}" train.py --optimizer muon --seed 0 --out "${RUN_DIR}/checkpoints"
+    env "TORCHFT_LIGHTHOUSE=http://${HOSTS[0]}:${PORTS[0]}" REPLICA_GROUP_ID=1 NUM_REPLICA_GROUPS=4 TORCHFT_TIMEOUT_SEC=60 TORCHFT_QUORUM_TIMEOUT_SEC=60 TORCHFT_CONNECT_TIMEOUT_SEC=60 TORCHFT_QUORUM_RETRIES=59 torchrun --standalone --nproc-per-node=1 "--local-addr=${HOSTS[0]}" train.py --optimizer muon --seed 0 --out "${RUN_DIR}/checkpoints"
   start main 2 main nodes=1 gpus=0 cpus=1 restarts=10 spare=2 alone=0 node_cpus=3 -- \
-    env "TORCHFT_LIGHTHOUSE=http://${HOSTS[0]}:${PORTS[0]}" REPLICA_GROUP_ID=2 NUM_REPLICA_GROUPS=4 TORCHFT_TIMEOUT_SEC=60 TORCHFT_QUORUM_TIMEOUT_SEC=60 TORCHFT_CONNECT_TIMEOUT_SEC=60 TORCHFT_QUORUM_RETRIES=10 torchrun --standalone --nproc-per-node=1 "--local-addr=${HOSTS[1]}" train.py --optimizer muon --seed 0 --out "${RUN_DIR}/checkpoints"
+    env "TORCHFT_LIGHTHOUSE=http://${HOSTS[0]}:${PORTS[0]}" REPLICA_GROUP_ID=2 NUM_REPLICA_GROUPS=4 TORCHFT_TIMEOUT_SEC=60 TORCHFT_QUORUM_TIMEOUT_SEC=60 TORCHFT_CONNECT_TIMEOUT_SEC=60 TORCHFT_QUORUM_RETRIES=59 torchrun --standalone --nproc-per-node=1 "--local-addr=${HOSTS[1]}" train.py --optimizer muon --seed 0 --out "${RUN_DIR}/checkpoints"
   start main 3 main nodes=1 gpus=1 cpus=1 restarts=10 spare=2 alone=0 node_cpus=3 -- \
-    env "TORCHFT_LIGHTHOUSE=http://${HOSTS[0]}:${PORTS[0]}" REPLICA_GROUP_ID=3 NUM_REPLICA_GROUPS=4 TORCHFT_TIMEOUT_SEC=60 TORCHFT_QUORUM_TIMEOUT_SEC=60 TORCHFT_CONNECT_TIMEOUT_SEC=60 TORCHFT_QUORUM_RETRIES=10 torchrun --standalone --nproc-per-node=1 "--local-addr=${HOSTS[1]}" train.py --optimizer muon --seed 0 --out "${RUN_DIR}/checkpoints"
+    env "TORCHFT_LIGHTHOUSE=http://${HOSTS[0]}:${PORTS[0]}" REPLICA_GROUP_ID=3 NUM_REPLICA_GROUPS=4 TORCHFT_TIMEOUT_SEC=60 TORCHFT_QUORUM_TIMEOUT_SEC=60 TORCHFT_CONNECT_TIMEOUT_SEC=60 TORCHFT_QUORUM_RETRIES=59 torchrun --standalone --nproc-per-node=1 "--local-addr=${HOSTS[1]}" train.py --optimizer muon --seed 0 --out "${RUN_DIR}/checkpoints"
 }
 
 # ---- prelude: how replicas start, stop and are watched; the same in every script

@@ -26,14 +26,14 @@ setup() {
 # The roles of this run, one line for each replica, in the order in which they start.
 roles() {
   start lighthouse 0 service nodes=0 cpus=1 restarts=100 alone=0 node_cpus=3 -- \
-    torchft_lighthouse --bind "[::]:${PORTS[0]}" --min_replicas 1 --quorum_tick_ms 100 --join_timeout_ms 10000 --heartbeat_timeout_ms 2000
+    python3 "${RUN_DIR}/node/lighthouse.py" --port "${PORTS[0]}" --min_replicas 1 --quorum_tick_ms 100 --join_timeout_ms 10000 --heartbeat_timeout_ms 2000
   start _monitor 0 sidecar nodes=0,1,2,3 alone=0 node_cpus=3 flags=1 --kill-on-bad-exit=0 -- \
     python3 -IS "${RUN_DIR}/node/monitor.py" every=15 gpus=2 cpus=3
   ready lighthouse.0 port "${HOSTS[0]}:${PORTS[0]}" 120
   start main 0 main nodes=0,1 gpus=0,1 cpus=2 threads=1 restarts=10 spare=1 alone=0 node_cpus=3 -- \
-    env "TORCHFT_LIGHTHOUSE=http://${HOSTS[0]}:${PORTS[0]}" REPLICA_GROUP_ID=0 NUM_REPLICA_GROUPS=2 TORCHFT_TIMEOUT_SEC=60 TORCHFT_QUORUM_TIMEOUT_SEC=60 TORCHFT_CONNECT_TIMEOUT_SEC=60 TORCHFT_QUORUM_RETRIES=10 torchrun --nnodes=2 --rdzv-backend=c10d "--rdzv-endpoint=${HOSTS[0]}:${PORTS[1]}" "--rdzv-id=${JOB}.${ATTEMPT}.main.0" --nproc-per-node=2 train.py --optimizer muon --seed 0 --out "${RUN_DIR}/checkpoints"
+    env "TORCHFT_LIGHTHOUSE=http://${HOSTS[0]}:${PORTS[0]}" REPLICA_GROUP_ID=0 NUM_REPLICA_GROUPS=2 TORCHFT_TIMEOUT_SEC=60 TORCHFT_QUORUM_TIMEOUT_SEC=60 TORCHFT_CONNECT_TIMEOUT_SEC=60 TORCHFT_QUORUM_RETRIES=59 torchrun --nnodes=2 --rdzv-backend=c10d "--rdzv-endpoint=${HOSTS[0]}:${PORTS[1]}" "--rdzv-id=${JOB}.${ATTEMPT}.main.0" --nproc-per-node=2 train.py --optimizer muon --seed 0 --out "${RUN_DIR}/checkpoints"
   start main 1 main nodes=2,3 gpus=0,1 cpus=3 threads=1 restarts=10 spare=1 -- \
-    env "TORCHFT_LIGHTHOUSE=http://${HOSTS[0]}:${PORTS[0]}" REPLICA_GROUP_ID=1 NUM_REPLICA_GROUPS=2 TORCHFT_TIMEOUT_SEC=60 TORCHFT_QUORUM_TIMEOUT_SEC=60 TORCHFT_CONNECT_TIMEOUT_SEC=60 TORCHFT_QUORUM_RETRIES=10 torchrun --nnodes=2 --rdzv-backend=c10d "--rdzv-endpoint=${HOSTS[2]}:${PORTS[2]}" "--rdzv-id=${JOB}.${ATTEMPT}.main.1" --nproc-per-node=2 train.py --optimizer muon --seed 0 --out "${RUN_DIR}/checkpoints"
+    env "TORCHFT_LIGHTHOUSE=http://${HOSTS[0]}:${PORTS[0]}" REPLICA_GROUP_ID=1 NUM_REPLICA_GROUPS=2 TORCHFT_TIMEOUT_SEC=60 TORCHFT_QUORUM_TIMEOUT_SEC=60 TORCHFT_CONNECT_TIMEOUT_SEC=60 TORCHFT_QUORUM_RETRIES=59 torchrun --nnodes=2 --rdzv-backend=c10d "--rdzv-endpoint=${HOSTS[2]}:${PORTS[2]}" "--rdzv-id=${JOB}.${ATTEMPT}.main.1" --nproc-per-node=2 train.py --optimizer muon --seed 0 --out "${RUN_DIR}/checkpoints"
 }
 
 # ---- prelude: how replicas start, stop and are watched; the same in every script

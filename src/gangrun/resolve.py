@@ -6,15 +6,16 @@ Pure: the same experiment and profile give the same plan, and nothing is read, w
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Literal
 
+from gangrun import node
 from gangrun.errors import PlacementError, Problem, SpecError
 from gangrun.plan import chain, extensions
 from gangrun.plan import model as plan
 from gangrun.plan.batch import batch_flags
 from gangrun.plan.compose import Composer, effective_container
-from gangrun.plan.monitor import PROGRAM, monitor
+from gangrun.plan.monitor import monitor
 from gangrun.plan.place import Spot, place
 from gangrun.plan.problems import unknown
 from gangrun.spec.load import Experiment, Source, nearest
@@ -73,11 +74,19 @@ def resolve(experiment: Experiment, cluster: Cluster) -> plan.Plan:
         variables=variables,
         files=files,
         own=own,
-        programs=(*((PROGRAM,) if own else ()), *(("checkpoint.py",) if checkpoint else ())),
+        programs=(*_programs((*replicas, *own)), *(("checkpoint.py",) if checkpoint else ())),
         needs=needs,
         checkpoint=checkpoint,
         notes=(*notes, *composer.notes),
     )
+
+
+def _programs(replicas: tuple[plan.Replica, ...]) -> Iterator[str]:
+    """Of gangrun's programs for a node those that commands name, as `{run.dir}/node/NAME`."""
+    words = {word for replica in replicas for word in replica.argv}
+    for name in node.PROGRAMS:
+        if plan.Word.of(plan.Var("run_dir"), f"/node/{name}") in words:
+            yield name
 
 
 def effective_allocation(experiment: Experiment, cluster: Cluster) -> tuple[Allocation, dict[str, Source]]:

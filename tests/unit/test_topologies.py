@@ -38,9 +38,10 @@ def test_groups_inside_nodes(resolved: Resolved) -> None:
     lighthouse, last = replicas["lighthouse.0"], replicas["main.15"]
     assert (lighthouse.kind, lighthouse.nodes, lighthouse.gpus, lighthouse.cpus) == ("service", (0,), (), 1)
     assert argv(lighthouse) == (
-        "torchft_lighthouse --bind [::]:${PORTS[0]} --min_replicas 1 --quorum_tick_ms 100 --join_timeout_ms 10000 "
-        "--heartbeat_timeout_ms 2000"
+        "python3 ${RUN_DIR}/node/lighthouse.py --port ${PORTS[0]} --min_replicas 1 --quorum_tick_ms 100 "
+        "--join_timeout_ms 10000 --heartbeat_timeout_ms 2000"
     )
+    assert plan.programs == ("lighthouse.py", "monitor.py")
     assert lighthouse.restarts > 10
     assert [(replicas[f"main.{i}"].nodes, replicas[f"main.{i}"].gpus) for i in (0, 7, 8, 15)] == [
         ((0,), (0,)),
@@ -58,7 +59,7 @@ def test_groups_inside_nodes(resolved: Resolved) -> None:
         "TORCHFT_TIMEOUT_SEC": "60",
         "TORCHFT_QUORUM_TIMEOUT_SEC": "60",
         "TORCHFT_CONNECT_TIMEOUT_SEC": "60",
-        "TORCHFT_QUORUM_RETRIES": "10",
+        "TORCHFT_QUORUM_RETRIES": "59",
     }
     assert (last.restarts, last.spare, last.after) == (10, 15, ("lighthouse",))
     assert ("no-kill", None) in plan.allocation.flags

@@ -1,7 +1,7 @@
 """What runs inside a job and is more than bash: standard-library Python ≥ 3.8, packed into the run directory.
 
-A node has no gangrun: the files here import the standard library and one another. Of them gangrun imports only what
-client and job must know alike: the journal's format, and which checkpoint is the newest.
+A node has no gangrun: the files here import the standard library and one another, and `lighthouse.py` torchft. Of them
+gangrun imports only what client and job must know alike: the journal's format, and which checkpoint is the newest.
 """
 
 from functools import cache
@@ -14,6 +14,7 @@ def source(name: str) -> bytes:
     return (files(__name__) / name).read_bytes()
 
 
+PROGRAMS = ("checkpoint.py", "lighthouse.py", "monitor.py")
 POOL = tuple(
     f"pool/{name}.py"
     for name in (

@@ -1,7 +1,8 @@
 """`torchft`: the role's replicas are replica groups of TorchFT, which train on when some of them die.
 
 Adds the lighthouse through which the groups find each other: a service without GPUs on the first node. A group that
-ends badly is started again and rejoins; so is the lighthouse, at the same host and port.
+ends badly is started again and rejoins; so is the lighthouse, at the same host and port, and goes on counting where it
+was (`gangrun.node.lighthouse`).
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ ENVIRONMENT = {
     "TORCHFT_TIMEOUT_SEC": "60",
     "TORCHFT_QUORUM_TIMEOUT_SEC": "60",
     "TORCHFT_CONNECT_TIMEOUT_SEC": "60",
-    # Without these every group gives up when the lighthouse dies, even if it comes back at once.
-    "TORCHFT_QUORUM_RETRIES": "10",
+    # Without these every group gives up when the lighthouse dies, even if it comes back at once; between two of them
+    # pass TORCHFT_QUORUM_TIMEOUT_SEC / (retries + 1).
+    "TORCHFT_QUORUM_RETRIES": "59",
 }
 OPTIONS = {
     "quorum_tick_ms": 100,
@@ -46,7 +48,7 @@ def expand(name: str, role: Role, allocation: Allocation) -> Mapping[str, Role]:
     asked = {"min_replicas": needed, **{key: options[key] for key in OPTIONS if key.endswith("_ms")}}
     lighthouse = Role(
         command=(
-            *("torchft_lighthouse", "--bind", "[::]:{self.port.http}"),
+            *("python3", "{run.dir}/node/lighthouse.py", "--port", "{self.port.http}"),
             *(word for key, value in asked.items() for word in (f"--{key}", str(value))),
         ),
         kind="service",
