@@ -19,7 +19,7 @@ POOL = tuple(
     f"pool/{name}.py"
     for name in (
         "__init__", "__main__", "agent", "agents", "channel", "driver", "engine", "items", "journal", "places",
-        "processes", "walltime", "warm",
+        "processes", "ray_node", "rays", "walltime", "warm",
     )
 )  # fmt: skip
 """What the job of a pool runs."""

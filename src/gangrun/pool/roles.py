@@ -16,20 +16,28 @@ SBATCH = {"no-kill": True}
 _POOL = ("python3", "{run.dir}/node/pool")
 
 
-def roles(pool: Pool, allocation: Allocation) -> Mapping[str, Role]:  # noqa: ARG001
+def roles(pool: Pool, allocation: Allocation) -> Mapping[str, Role]:
     """The roles of the pool's job. `{run.dir}` holds `items.jsonl`, `pool.json` and `node/`."""
-    place = ("--name", "{index}", "--host", "{main.host}", "--port", "{main.port.pool}")
+    place = ("--name", "{index}", "--host", "{main.host}", "--port")
     cpus = ("--cpus", str(allocation.cpus)) if allocation.cpus else ()
+    # Sidecars, so that one which is lost with its node does not end the job.
+    everywhere = Role(
+        kind="sidecar",
+        replicas=allocation.nodes,
+        nodes=1,
+        gpus=allocation.gpus,
+        cpus=allocation.cpus,
+        restarts=3,
+    )
+    if pool.engine == "steps":
+        command = (*_POOL, "work", *place, "{main.port.pool}", *cpus)
+        return {
+            "main": Role(command=(*_POOL, "drive", "{self.port.pool}"), nodes=1, gpus=0, ports=("pool",)),
+            "agent": everywhere.model_copy(update={"command": command}),
+        }
+    ports = ("{main.port.ray}", "--client-port", "{main.port.client}", "--gpus", str(allocation.gpus))
+    drive = (*_POOL, "drive", "{self.port.pool}", "{self.port.ray}")
     return {
-        "main": Role(command=(*_POOL, "drive", "{self.port.pool}"), nodes=1, gpus=0, ports=("pool",)),
-        # Sidecars, so that one which is lost with its node does not end the job.
-        "agent": Role(
-            command=(*_POOL, "work", *place, *cpus),
-            kind="sidecar",
-            replicas=allocation.nodes,
-            nodes=1,
-            gpus=allocation.gpus,
-            cpus=allocation.cpus,
-            restarts=3,
-        ),
+        "main": Role(command=drive, nodes=1, gpus=0, ports=("pool", "ray", "client")),
+        "ray": everywhere.model_copy(update={"command": (*_POOL, "ray", *place, *ports, *cpus)}),
     }

@@ -1,10 +1,10 @@
-"""`python3 {run.dir}/node/pool drive …` on the first node, `… work …` on every node."""
+"""`python3 {run.dir}/node/pool drive …` on the first node, `… work …` or `… ray …` on every node."""
 
 import sys
 from importlib import import_module
 from pathlib import Path
 
-MODULES = {"drive": "driver", "work": "agent"}
+MODULES = {"drive": "driver", "work": "agent", "ray": "ray_node"}
 
 if __name__ == "__main__":
     # Python was given this directory, whose modules know each other as a package.

@@ -10,15 +10,16 @@ from .channel import DRIVER_GIVES_UP, Channel, ChannelError, Message, listen, no
 from .engine import Event, NodeGone, NodeUp, Over
 
 
-class _Guest:
+class Guest:
     """A connection, and from its proof on an agent."""
 
     def __init__(self, channel: Channel) -> None:
         self.channel = channel
         self.nonce = nonce()
-        self.node: str | None = None
+        self.node = ""
+        """Where it is; empty before its proof."""
+        self.gpus: list[str] = []
         self.tickets: set[int] = set()
-        self.since = time.monotonic()
 
 
 class Agents:
@@ -28,8 +29,8 @@ class Agents:
         self._port = port
         self._grace = grace
         self._selector = selectors.DefaultSelector()
-        self._guests: list[_Guest] = []
-        self._by_node: dict[str, _Guest] = {}
+        self._guests: list[Guest] = []
+        self._by_node: dict[str, Guest] = {}
         self._events: list[Event] = []
 
     def open(self) -> None:
@@ -37,15 +38,19 @@ class Agents:
         self._listener = listen(self._port)
         self._selector.register(self._listener, selectors.EVENT_READ)
 
-    def start(self, node: str, order: dict[str, Any]) -> None:
+    def start(self, node: str, order: dict[str, Any]) -> list[str] | None:
         """See Engine."""
         guest = self._by_node[node]
+        self._send(guest, order)
+        return [guest.gpus[gpu] for gpu in order["gpus"]]
+
+    def _send(self, guest: Guest, order: dict[str, Any]) -> None:
         guest.tickets.add(order["ticket"])
         guest.channel.send({"start": order})
 
     def stop(self, ticket: int) -> None:
         """See Engine."""
-        for guest in self._by_node.values():
+        for guest in self._guests:
             if ticket in guest.tickets:
                 guest.channel.send({"stop": ticket})
 
@@ -55,7 +60,7 @@ class Agents:
         for key, _ in self._selector.select(0 if self._events else seconds):
             if key.fileobj is self._listener:
                 self._welcome()
-            elif isinstance(key.data, _Guest):
+            elif isinstance(key.data, Guest):
                 self._hear(key.data)
         for guest in list(self._guests):
             limit = DRIVER_GIVES_UP if guest.node else 10.0
@@ -95,46 +100,56 @@ class Agents:
             connection, _ = self._listener.accept()
         except OSError:
             return
-        guest = _Guest(Channel(connection))
+        guest = Guest(Channel(connection))
         self._guests.append(guest)
         self._selector.register(guest.channel, selectors.EVENT_READ, guest)
 
-    def _hear(self, guest: _Guest) -> None:
+    def _hear(self, guest: Guest) -> None:
         try:
             for message in guest.channel.receive():
-                if guest.node is None:
+                if not guest.node:
                     self._introduce(guest, message)
                 elif "ended" in message:
                     guest.tickets.discard(message["ended"])
                     self._events.append(Over(message["ended"], message["code"], message["seconds"], message["why"]))
+                    self._freed(guest)
                 elif "leaving" in message:
-                    self._events.append(NodeGone(guest.node, "its agent was asked to end"))
-                    self._by_node.pop(guest.node, None)
+                    self._left(guest, "its agent was asked to end")
         except (ChannelError, KeyError, TypeError) as error:
             self._part(guest, str(error))
 
-    def _introduce(self, guest: _Guest, message: Message) -> None:
+    def _introduce(self, guest: Guest, message: Message) -> None:
         if "hello" in message:
             answer = proof("driver", str(message["hello"]))
             guest.channel.send({"hello": guest.nonce, "proof": answer, "grace": self._grace})
             return
         if not proved("agent", guest.nonce, message.get("proof")):
             raise ChannelError("not one of our agents")
+        guest.gpus = message["gpus"]
+        self._admit(guest, message)
+
+    def _admit(self, guest: Guest, message: Message) -> None:
+        """It has proved who it is."""
         name = message["host"]
         if name in self._by_node:
             self._part(self._by_node[name], "another agent has come in its place")
         guest.node = name
         self._by_node[name] = guest
-        self._events.append(NodeUp(name, message["agent"], message["gpus"], message["cpus"]))
+        self._events.append(NodeUp(name, message["agent"], guest.gpus, message["cpus"]))
 
-    def _part(self, guest: _Guest, why: str) -> None:
+    def _freed(self, guest: Guest) -> None:
+        """An item of it has ended."""
+
+    def _left(self, guest: Guest, why: str) -> None:
+        """It takes no more items."""
+        if self._by_node.get(guest.node) is guest:
+            del self._by_node[guest.node]
+            self._events.append(NodeGone(guest.node, why))
+
+    def _part(self, guest: Guest, why: str) -> None:
         """It is gone, and so is what ran there: an agent that cannot hear us ends its items before we give up."""
         self._guests.remove(guest)
         self._selector.unregister(guest.channel)
         guest.channel.close()
-        if guest.node is None:
-            return
-        if self._by_node.get(guest.node) is guest:
-            del self._by_node[guest.node]
-            self._events.append(NodeGone(guest.node, why))
+        self._left(guest, why)
         self._events += [Over(ticket, 137, 0.0, "lost") for ticket in guest.tickets]

@@ -18,7 +18,7 @@ from typing import Any
 
 from . import walltime
 from .agents import Agents
-from .engine import Engine, EngineError, NodeGone, NodeUp, Over
+from .engine import Begun, Engine, EngineError, NodeGone, NodeUp, Over
 from .items import Item, Items
 from .journal import Journal
 from .places import Node, Place, Places
@@ -34,13 +34,13 @@ _EVERY = 1.0
 
 
 def main(words: list[str]) -> int:
-    """`drive PORT`. Returns 0 where all items are done, 1 where some failed or are left, 143 after TERM."""
+    """`drive PORT [RAY_PORT]`. Returns 0 where all items are done, 1 where some failed or are left, 143 after TERM."""
     run = Path(os.environ["GANGRUN_RUN_DIR"])
     for life in range(LIVES):
         sys.stdout.flush()
         child = os.fork()
         if not child:
-            return _drive(run, int(words[0]))
+            return _drive(run, [int(word) for word in words])
         code = _outlive(child)
         if code < 128 or code == 143 or code == 130:
             return code
@@ -58,19 +58,23 @@ def _outlive(child: int) -> int:
     return 128 + os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
 
 
-def _drive(run: Path, port: int) -> int:
+def _drive(run: Path, ports: list[int]) -> int:
     try:
         settings = json.loads((run / "pool.json").read_bytes())
-        driver = Driver(run, settings, _engine(settings, port))
+        driver = Driver(run, settings, _engine(settings, *ports))
         return driver.run()
     except EngineError as error:
         print(f"pool: {error}", file=sys.stderr, flush=True)
         return 1
 
 
-def _engine(settings: dict[str, Any], port: int) -> Engine:
+def _engine(settings: dict[str, Any], port: int, ray_port: int = 0) -> Engine:
     # Shorter than the job's, in which the driver must still write down how they ended.
     grace = max(settings.get("grace", 30) - 3.0, settings.get("grace", 30) / 2)
+    if settings.get("engine") == "ray":
+        from .rays import Rays  # Ray takes its time
+
+        return Rays(port, grace, ray_port, settings["nodes"])
     return Agents(port, grace)
 
 
@@ -202,6 +206,8 @@ class Driver:
                 self._journal.write("NodeLost", node=event.name, why=event.why)
                 if not self._stopping:
                     self._say(f"{event.name} is lost: {event.why}")
+        elif isinstance(event, Begun):
+            self._begun(event)
         elif isinstance(event, Over):
             self._ended(event)
 
@@ -349,6 +355,7 @@ class Driver:
             "log": line.get("log") or f"attempts/{attempt}/logs/main.0.log",
             "gpus": place.gpus,
             "shared": place.share < 1,
+            "share": place.share,
             "cpus": item.cpus,
             "crowded": node.cpus,
             "timeout": item.timeout,
@@ -356,11 +363,17 @@ class Driver:
         }
         if warm:
             order["parameters"] = item.parameters
-        names = [node.gpus[gpu] for gpu in place.gpus]
-        started = {"item": item.index, "try": item.tries, "node": place.node, "gpus": names, "cpus": item.cpus}
-        self._journal.write("Started", **started)
-        self._engine.start(place.node, order)
+        names = self._engine.start(place.node, order)
         self._running[self._ticket] = (item, place, time.time())
+        if names is not None:
+            self._begun(Begun(self._ticket, names))
+
+    def _begun(self, event: Begun) -> None:
+        """Notes it before anything is sent, which the engine does when it waits."""
+        if event.ticket in self._running:
+            item, place, _ = self._running[event.ticket]
+            started = {"item": item.index, "try": item.tries, "node": place.node, "gpus": event.gpus, "cpus": item.cpus}
+            self._journal.write("Started", **started)
 
     def _worker(self) -> list[str]:
         python = shutil.which("python") or "python3"

@@ -26,6 +26,14 @@ class NodeGone:
 
 
 @dataclass
+class Begun:
+    """A start of an item whose devices were not known when it was ordered."""
+
+    ticket: int
+    gpus: list[str]
+
+
+@dataclass
 class Over:
     """A start of an item has ended."""
 
@@ -35,7 +43,7 @@ class Over:
     why: str
 
 
-Event = Union[NodeUp, NodeGone, Over]
+Event = Union[NodeUp, NodeGone, Begun, Over]
 
 
 class EngineError(Exception):
@@ -48,8 +56,8 @@ class Engine(Protocol):
     def open(self) -> None:
         """Begins; nodes come up later. Raises EngineError."""
 
-    def start(self, node: str, order: dict[str, Any]) -> None:
-        """Starts an item on a node that has room for it."""
+    def start(self, node: str, order: dict[str, Any]) -> list[str] | None:
+        """Starts an item on a node that has room for it. Names of its devices; None where `Begun` will tell them."""
 
     def stop(self, ticket: int) -> None:
         """Ends it gently: TERM, after the grace KILL. Its `Over` follows."""

@@ -14,6 +14,7 @@ import signal
 import socket
 import subprocess
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable
@@ -73,6 +74,26 @@ def adopt() -> None:
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     except (ImportError, OSError, AttributeError):
         pass  # the script's own sweep at the end of the agent finds them by their environment
+
+
+def items() -> list[int]:
+    """What this process has adopted of items."""
+    found = []
+    for pid in _children():
+        with suppress(OSError):
+            if _variable(pid, "GANGRUN_ITEM"):
+                found.append(pid)
+    return found
+
+
+def end_children() -> None:
+    """Kills all that this process has started or adopted, until nothing is left."""
+    while children := _children():
+        for pid in children:
+            with suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
+        with suppress(ChildProcessError):
+            os.waitpid(-1, 0)
 
 
 class Processes:
