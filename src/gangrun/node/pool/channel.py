@@ -30,6 +30,11 @@ _LARGEST = 1 << 26
 Message = Dict[str, Any]
 
 
+def patience(grace: float) -> float:
+    """The grace of items: shorter than the job's, in which their ends must still be seen and written down."""
+    return max(grace - 3.0, grace / 2)
+
+
 class ChannelError(Exception):
     """The other end is gone, or is not who it should be."""
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from . import walltime
 from .agents import Agents
+from .channel import patience
 from .engine import Begun, Engine, EngineError, NodeGone, NodeUp, Over
 from .items import Item, Items
 from .journal import Journal
@@ -69,8 +70,7 @@ def _drive(run: Path, ports: list[int]) -> int:
 
 
 def _engine(settings: dict[str, Any], port: int, ray_port: int = 0) -> Engine:
-    # Shorter than the job's, in which the driver must still write down how they ended.
-    grace = max(settings.get("grace", 30) - 3.0, settings.get("grace", 30) / 2)
+    grace = patience(settings.get("grace", 30))
     if settings.get("engine") == "ray":
         from .rays import Rays  # Ray takes its time
 

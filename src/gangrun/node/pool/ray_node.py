@@ -10,14 +10,17 @@ import argparse
 import hashlib
 import importlib
 import importlib.util
+import json
 import os
-import shutil
 import signal
 import socket
 import sys
 import time
+from contextlib import suppress
+from pathlib import Path
 
-from .channel import KEY, LAST_GRACE, connect
+from .channel import KEY, connect, patience
+from .folder import Folder, remove_abandoned
 from .processes import adopt, end_children, items
 
 MISSING = (
@@ -26,6 +29,10 @@ MISSING = (
 )
 SOON = 120.0
 """Seconds within which the head has to be there."""
+LOOK_EVERY = 0.5
+"""Seconds between two looks for items that have lost their agent."""
+ENDS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD}
+"""What the first process of the node waits for."""
 
 
 def environment() -> dict[str, str]:
@@ -35,6 +42,7 @@ def environment() -> dict[str, str]:
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": hashlib.sha256(f"ray {key}".encode()).hexdigest(),
+        "RAY_memory_monitor_refresh_ms": "0",  # how much memory there is for whom is Slurm's to say
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
         "RAY_prestart_worker_first_driver": "0",  # a process for each CPU, which nobody needs here
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",  # else it waits 30 s for what has ended
@@ -46,10 +54,9 @@ def missing() -> str:
     return "" if importlib.util.find_spec("ray") else MISSING.format(python=sys.executable)
 
 
-def directory(node: int) -> str:
-    """Where the node keeps its sockets, whose paths have 107 bytes; the name is that of no other job."""
-    key = hashlib.sha256(f"directory {os.environ.get(KEY, '')}".encode()).hexdigest()[:10]
-    return f"/tmp/gangrun-ray-{key}-{node}"  # noqa: S108 - made for the user alone
+def _folder() -> Folder:
+    """Where Ray keeps its sockets and logs, on every node at the same path. It opens what it makes to everybody."""
+    return Folder(hashlib.sha256(f"directory {os.environ.get(KEY, '')}".encode()).hexdigest()[:10])
 
 
 def address(host: str) -> str:
@@ -86,28 +93,64 @@ def main(words: list[str]) -> int:
     place = parser.parse_args(words)
     if reason := missing():
         print(f"pool: {reason}", file=sys.stderr, flush=True)
-        return 1
-    folder = directory(place.name)
-    os.mkdir(folder, 0o700)
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, lambda *_: None)  # they reach Ray as well, whose end is waited for
+        return 127  # which no further try would change
+    remove_abandoned()
+    folder = _folder()
+    said = folder.path / f"{place.name}.said"
+    signal.pthread_sigmask(signal.SIG_BLOCK, ENDS)
     adopt()
     child = os.fork()
     if not child:
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            signal.signal(number, signal.SIG_DFL)
-        return _start(place, folder)
-    _, status = os.waitpid(child, 0)
-    # Asked to end, Ray leaves at once what its workers had started; that is ours now, and has been asked, too.
-    deadline = time.monotonic() + LAST_GRACE
-    while items() and time.monotonic() < deadline:
-        time.sleep(0.1)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDS)
+        _speak_to(said)
+        return _start(place, folder.path / "r")
+    code, asked = _outlive(child)
     end_children()
-    shutil.rmtree(folder, ignore_errors=True)
-    return 128 + os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
+    if not asked:
+        # Only here, as it tells everybody who reads it to end it by `ray stop`.
+        print(said.read_text(errors="replace"), file=sys.stderr, flush=True)
+    folder.leave()
+    return code
 
 
-def _start(place: argparse.Namespace, folder: str) -> int:
+def _speak_to(file: Path) -> None:
+    told = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    os.dup2(told, 1)
+    os.dup2(told, 2)
+
+
+def _outlive(child: int) -> tuple[int, bool]:
+    """Waits for the end of Ray's first process or a signal, and then for items to end gently; the exit code, and
+    whether it was a signal.
+
+    A signal to the step reaches all that runs in it. Ray leaves at once, and with it the agents; their items have
+    become ours, and have been asked to end, too. Ray's own end is not waited for: it has nothing to save.
+    """
+    code, asked = None, False
+    while code is None:
+        number = signal.sigtimedwait(ENDS, LOOK_EVERY)
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if number is not None and number.si_signo != signal.SIGCHLD:
+            code, asked = 128 + number.si_signo, True
+        elif ended:
+            code = 128 + os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
+            _signal_items(signal.SIGTERM)
+        else:
+            _signal_items(signal.SIGKILL)  # one that has become ours has lost its agent, and is started anew elsewhere
+    settings = json.loads((Path(os.environ["GANGRUN_RUN_DIR"]) / "pool.json").read_bytes())
+    deadline = time.monotonic() + patience(settings.get("grace", 30))
+    while items() and time.monotonic() < deadline:
+        signal.sigtimedwait({signal.SIGCHLD}, 0.1)
+    return code, asked
+
+
+def _signal_items(number: int) -> None:
+    for pid in items():
+        with suppress(OSError):
+            os.kill(pid, number)
+
+
+def _start(place: argparse.Namespace, folder: Path) -> int:
     os.environ.update(environment())
     os.environ.pop("RAY_ADDRESS", None)
     scripts = importlib.import_module("ray.scripts.scripts")  # at once, while the head may not be there yet

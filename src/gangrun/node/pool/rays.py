@@ -63,8 +63,8 @@ class Rays(Agents):
         host = address(socket.gethostname()) if "SLURM_JOB_ID" in os.environ else "127.0.0.1"
         if not wait_for(host, self._ray_port):
             raise EngineError(f"the head of the Ray cluster does not answer at {host}:{self._ray_port}: see its log")
-        self._host = host
-        ray.init(address=f"{host}:{self._ray_port}", log_to_driver=False, logging_level="ERROR")
+        self._host, self._address = host, f"{host}:{self._ray_port}"
+        ray.init(address=self._address, log_to_driver=False, logging_level="ERROR")
         self._ray = ray
         self._task = ray.remote(max_calls=1, max_retries=0)(_task())
         self._on = import_module("ray.util.scheduling_strategies").NodeAffinitySchedulingStrategy
@@ -84,7 +84,8 @@ class Rays(Agents):
         words = ["--name=0", f"--host={self._host}", f"--port={self._port}", f"--only={self._number}"]
         folder = str(Path(__file__).resolve().parent.parent)
         here = self._on(self._ids[node], soft=False)
-        self._task.options(num_gpus=needs[0], num_cpus=needs[1], scheduling_strategy=here).remote(folder, words)
+        env = {"RAY_ADDRESS": self._address}  # which `ray.init()` in an item takes
+        self._task.options(num_gpus=needs[0], num_cpus=needs[1], scheduling_strategy=here).remote(folder, words, env)
         return None
 
     def wait(self, seconds: float) -> list[Event]:
@@ -145,9 +146,10 @@ class Rays(Agents):
 
 
 def _task() -> Any:
-    def serve(folder: str, words: list[str]) -> int:
+    def serve(folder: str, words: list[str], env: dict[str, str]) -> int:
         """Defined in here, as Ray then sends its code and not its name, which workers could not import."""
         sys.path.insert(0, folder)
+        os.environ.update(env)
         code: int = import_module("pool.agent").main(words)
         return code
 
