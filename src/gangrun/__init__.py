@@ -1,3 +1,20 @@
 """gangrun launches and looks after machine-learning experiments on Slurm."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gangrun.spec.python import load
+
 __version__ = "0.1.0"
+__all__ = ["__version__", "load"]
+
+
+def __getattr__(name: str) -> Any:
+    # Looked up when it is asked for: most commands do without pydantic, which takes longer than they do.
+    if name == "load":
+        from gangrun.spec.python import load
+
+        return load
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

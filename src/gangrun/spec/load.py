@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 
 from gangrun.errors import Problem, SpecError, UsageError
 from gangrun.project import project_root
-from gangrun.spec import toml, tree
+from gangrun.spec import python, toml, tree
 from gangrun.spec.model import RoleKeys, Spec
 from gangrun.spec.toml import Key, Table
 
@@ -105,12 +105,12 @@ class Experiment:
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
-    """Reads an experiment file, what it extends, and `KEY=VALUE` overrides, which win.
+    """Reads an experiment file, in TOML or Python, what it extends, and `KEY=VALUE` overrides, which win.
 
     Raises SpecError with every problem found, each with file, line and key.
     """
     file = Path(path)
-    values, lines = toml.read(file)
+    values, lines = python.read(file, overrides) if file.suffix == python.SUFFIX else toml.read(file)
     return experiment_of(values, file, {key: Source(str(file), line) for key, line in lines.items()}, overrides)
 
 

@@ -23,6 +23,7 @@ MOST = 100_000
 LONGEST = 80
 """Characters of an item's name, which is a directory."""
 _LONGEST_VALUE = 32
+_LONGEST_NUMBER = 10
 _OWN = frozenset(Sweep.model_fields)
 _SETTABLE = (frozenset(Spec.model_fields) | frozenset(RoleKeys.model_fields)) - {
     "extends", "experiment", "step", "cluster", "sweep", "parameters",
@@ -65,6 +66,8 @@ def item_experiment(experiment: Experiment, item: Item) -> Experiment:
 class _Combination:
     values: dict[str, Any]
     name: str = ""
+    told: frozenset[str] = frozenset()
+    """The parameters that the name, which was given, stands for."""
     derived: dict[str, Any] = field(default_factory=dict)
     """What tables gave."""
 
@@ -118,6 +121,7 @@ class _Expansion:
                 yield self._zipped(group, ("zip", number))
         elif name == "list":
             yield [self._listed(entry, ("list", number)) for number, entry in enumerate(self.sweep.list)]
+            self._named_once()
         elif name == "seeds":
             self._claim("seed", ("seeds",))
             yield [_Combination({"seed": seed}) for seed in self.sweep.seeds]
@@ -166,7 +170,15 @@ class _Expansion:
                 f"{name!r} cannot name an item: letters, digits and . _ = + -, at most {LONGEST}, not . or - in front"
             )
             self._wrong((*at, "name"), what)
-        return _Combination(values, str(name))
+        return _Combination(values, str(name), frozenset(values) if name else frozenset())
+
+    def _named_once(self) -> None:
+        seen: dict[str, int] = {}
+        for number, entry in enumerate(self.sweep.list):
+            name = str(entry.get("name", ""))
+            if name and (first := seen.setdefault(name, number)) != number:
+                way_out = f"see {dotted(('sweep', 'list', first))}; without a name it is named after its values"
+                self._wrong(("list", number, "name"), f"a second item is named {name!r}", way_out)
 
     def _range(self, written: Mapping[str, Any], at: Key) -> list[Any]:
         """`{ from, to, step }` with both ends, or `{ from, to, count }`, evenly or with `log = true` by a factor."""
@@ -212,7 +224,8 @@ class _Expansion:
         values: dict[str, Any] = {}
         for part in parts:
             values.update(part.values)
-        return _Combination(values, "_".join(part.name for part in parts if part.name))
+        told = frozenset(name for part in parts for name in part.told)
+        return _Combination(values, "_".join(part.name for part in parts if part.name), told)
 
     def _claim(self, name: str, at: Key, *, again: bool = False) -> None:
         """Notes where a parameter stands; twice is a mistake, and so is a name that cannot be one."""
@@ -295,10 +308,7 @@ class _Expansion:
 
     def _names(self, combined: Sequence[_Combination]) -> list[str]:
         varying = _varying([one.values for one in combined])
-        given = Counter(one.name for one in combined if one.name)
-        if twice := next((name for name, times in given.items() if times > 1), ""):
-            self._wrong(("list",), f"{given[twice]} items are named {twice!r}", "a name is given once")
-        names = [one.name or _name(one.values, varying) for one in combined]
+        names = [_full_name(one, varying) for one in combined]
         often = Counter(names)
         taken = {name for name in names if often[name] == 1}
         for index, name in enumerate(names):
@@ -347,6 +357,14 @@ def _varying(combined: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     return {key: last if short[last := key.rpartition(".")[2]] == 1 else key for key in told}
 
 
+def _full_name(one: _Combination, varying: Mapping[str, str]) -> str:
+    """The name that was given and what it does not stand for; else what varies."""
+    if not one.name:
+        return _name(one.values, varying)
+    rest = _name({key: value for key, value in one.values.items() if key not in one.told}, varying)
+    return f"{one.name}_{rest}"[:LONGEST] if rest else one.name
+
+
 def _name(values: Mapping[str, Any], varying: Mapping[str, str]) -> str:
     """`lr=0.1_depth=4`, of what a name can say; empty where it can say nothing."""
     parts = []
@@ -354,7 +372,7 @@ def _name(values: Mapping[str, Any], varying: Mapping[str, str]) -> str:
         value = values.get(key)
         if value is None or isinstance(value, (list, dict)):
             continue
-        shown = text(value)
+        shown = f"{value:.6g}" if isinstance(value, float) and len(text(value)) > _LONGEST_NUMBER else text(value)
         if isinstance(value, str) and "/" in value:
             shown = value.rstrip("/").rpartition("/")[2].partition(".")[0] or value
         parts.append(f"{label}={_FORBIDDEN.sub('-', shown).strip('.-')[:_LONGEST_VALUE]}")

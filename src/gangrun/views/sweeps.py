@@ -161,14 +161,14 @@ def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(head)
-    writer.writerows([["" if cell is None else cell for cell in row] for row in body])
+    writer.writerows([["" if value is None else value for value in row] for row in body])
     return out.getvalue()
 
 
 def as_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """For a person."""
     head, body = as_table(rows)
-    cells = [[cell(cell) for cell in row] for row in body]
+    cells = [[cell(value) for value in row] for row in body]
     return list(aligned([[name.upper() for name in head], *cells]))
 
 

@@ -40,6 +40,8 @@ def test_groups_combinations_seeds_and_what_is_left_out(tmp_path: Path) -> None:
     ]
     assert values(tmp_path, 'seeds = "0-1,4"') == [{"seed": 0}, {"seed": 1}, {"seed": 4}]
     assert [item.name for item in items(tmp_path, 'list = [{ a = 1 }, { a = 2, name = "wild" }]')] == ["a=1", "wild"]
+    named = items(tmp_path, 'list = [{ a = 1, name = "low" }, { a = 2 }]\nseeds = "0-1"')
+    assert [item.name for item in named] == ["low_seed=0", "low_seed=1", "a=2_seed=0", "a=2_seed=1"]
     assert values(tmp_path, "a = [1, 2]\nb = [1, 2]\nexclude = [{ a = 1, b = [1, 2] }]") == [
         {"a": 2, "b": 1},
         {"a": 2, "b": 2},
@@ -107,7 +109,7 @@ def test_odd_values_give_safe_names_that_differ(tmp_path: Path, odd: str) -> Non
         ("a = []", "has no value"),
         ("a = [1]\nexclude = [{ a = 1 }]", "leaves no item"),
         ("a = [1, 1]", "items 0 and 1 are the same: a = 1"),
-        ('list = [{ a = 1, name = "n" }, { a = 2, name = "n" }]', "2 items are named 'n'"),
+        ('list = [{ a = 1, name = "n" }, { a = 2, name = "n" }]', "a second item is named 'n'"),
         ('list = [{ a = 1, name = "../n" }]', "cannot name an item"),
         ("a = [1]\nzip = [{ a = [1] }]", "a has its values already"),
         ("zip = [{ a = [1], b = [1, 2] }]", "a has 1, b has 2"),
