@@ -50,6 +50,7 @@ def main() -> None:
         os.dup2(nothing.fileno(), 0)
     requests = os.fdopen(private, "rb")
     sys.path[0] = os.getcwd()
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr] # a log tells what came before what
     function: Any = None
     for line in requests:
         request = json.loads(line)

@@ -1,0 +1,188 @@
+"""RL from one TOML on this machine: its output directory, what it may hold, and the tmux session that shows a run."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from gangrun.spec import toml
+from tests.gangrun_cli import Done, Project, marked, wait_for
+
+Said = Callable[..., Done]
+
+CONFIG = """
+job_name = "tiny"
+num_train_nodes = 1
+num_infer_nodes = 1
+gpus_per_node = 0
+max_steps = 3
+[model]
+name = "some model"
+[trainer]
+[orchestrator]
+[inference]
+[commands]
+inference = ["python", "-m", "http.server", "{port}", "--directory", "web"]
+orchestrator = ["bash", "-c", 'echo "token <$TOKEN>"; echo "asks $1"', "-", "{urls}"]
+trainer = ["bash", "-c", 'echo "trains"; cp "$1" trained.toml', "-", "{config}"]
+[gangrun.roles.trainer]
+launcher = "exec"
+"""
+
+
+@pytest.fixture
+def tiny(project: Project) -> Project:
+    """A project with a small RL configuration, a.toml."""
+    project.write("web/health", "")
+    project.write("a.toml", CONFIG)
+    return project
+
+
+def test_a_run_in_its_own_directory(tiny: Project) -> None:
+    tiny.write(".env", "TOKEN='a secret'\n")
+    done = tiny.ok("rl", "@", "a.toml", "--wait")
+    run = tiny.run()
+    assert run["run"].startswith("project_tiny_")
+    folder = Path(run["dir"])
+    assert f"tail -F {folder}/slurm/latest_orchestrator.log" in done.out
+    text = (folder / "slurm/latest_orchestrator.log").read_text()
+    assert "token <a secret>" in text
+    assert 'asks ["http://' in text
+    assert "trains" in (folder / "slurm/latest_train_node_rank_0.log").read_text()
+    assert (folder / "slurm/latest_infer_node_rank_0.log").is_file()
+    assert "a secret" not in (folder / "rl.sh").read_text()
+    trainer = toml.read(folder / "configs/trainer.toml")[0]
+    assert (trainer["model"], trainer["tokenizer"]) == ({"name": "some model"}, {"name": "some model"})
+    assert (trainer["max_steps"], trainer["output_dir"]) == (3, str(folder))
+    orchestrator = toml.read(folder / "configs/orchestrator.toml")[0]
+    assert orchestrator["output_dir"] == f"{folder}/run_default"
+    assert (tiny.dir / "trained.toml").read_text() == (folder / "configs/trainer.toml").read_text()
+    assert not marked(f"GANGRUN_RUN_DIR={folder}"), "the service went with the others"
+
+
+def test_an_output_directory_holds_one_run(tiny: Project, said: Said) -> None:
+    words = ("rl", "@", "a.toml", "--output-dir", "out dir/it's", "--wait")
+    tiny.ok(*words)
+    out = tiny.dir / "out dir" / "it's"
+    first = tiny.run()
+    assert (out / "run").readlink() == Path(first["dir"])
+    assert "trains" in (out / "slurm/latest_train_node_rank_0.log").read_text()
+    assert toml.read(out / "configs/trainer.toml")[0]["output_dir"] == str(out)
+    (out / "mine.txt").write_text("kept")
+
+    refused = said(*words)
+    assert refused.code == 2
+    assert f"{out}: the output directory holds {first['run']}" in refused.err
+    assert "--resume" in refused.err
+    assert "--clean" in refused.err
+    assert len(tiny.runs()) == 1
+
+    tiny.ok(*words, "--resume")
+    second = tiny.run()
+    assert second["run"] != first["run"]
+    assert (out / "mine.txt").read_text() == "kept"
+    assert toml.read(out / "configs/trainer.toml")[0]["ckpt"]["resume_step"] == -1
+
+    beside = tiny.write("out dir/beside.txt", "kept")
+    (out / "link").symlink_to(beside.parent)
+    tiny.ok(*words, "--clean")
+    assert not (out / "mine.txt").exists()
+    assert beside.read_text() == "kept", "a link is deleted, not what it leads to"
+    assert len(tiny.runs()) == 3, "the record of what was cleaned away stays"
+
+
+BAD: dict[str, tuple[tuple[str, ...], str]] = {
+    "resume and clean": (("--resume", "--clean", "--output-dir", "o"), "leave one of them out"),
+    "clean of nothing": (("--clean",), "--clean is about an output_dir, and none is named"),
+    "resume of nothing": (("--resume", "--output-dir", "o"), "there is no run to resume"),
+    "another's directory": (("--output-dir", "theirs"), "holds rl.sh, which gangrun has not made"),
+    "not a directory": (("--output-dir", "a.toml/o"), "the output directory cannot be written"),
+    "a dry run that deletes": (("--dry-run", "--clean", "--output-dir", "o"), "a dry run must not"),
+    "a project to clean": (("--clean", "--output-dir", "."), "--clean would delete"),
+    "flags for sbatch": (("--", "--qos=x"), "no sbatch to take flags"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_refused_with_nothing_written(case: str, tiny: Project, said: Said) -> None:
+    words, complaint = BAD[case]
+    tiny.write("theirs/rl.sh", "")
+    done = said("rl", "@", "a.toml", *words)
+    assert (done.code, complaint in done.err) == (2, True), done.err
+    assert tiny.runs() == []
+    assert (tiny.dir / "a.toml").exists()
+
+
+def test_a_dry_run_writes_everything_and_sends_nothing(tiny: Project) -> None:
+    done = tiny.ok("rl", "@", "a.toml", "--output-dir", "o", "--dry-run")
+    run = tiny.run()
+    assert run["state"] == "CREATED"
+    assert (tiny.dir / "o/rl.sh").is_file()
+    assert (tiny.dir / "o/configs/inference.toml").is_file()
+    command = done.out.splitlines()[-1]
+    assert command == f"bash {run['dir']}/script.sh"
+    ended = tiny.spawn("bash", "-c", command).done()
+    assert ended.code == 0, ended.err
+    assert "trains" in (tiny.dir / "o/slurm/latest_train_node_rank_0.log").read_text()
+    # What was only written holds no directory.
+    tiny.ok("rl", "@", "a.toml", "--output-dir", "p", "--dry-run")
+    tiny.ok("rl", "@", "a.toml", "--output-dir", "p", "--wait")
+
+
+def test_a_live_run_keeps_its_directory(tiny: Project, said: Said) -> None:
+    tiny.write("b.toml", 'commands.trainer = ["sleep", "1000"]\n')
+    tiny.ok("rl", "@", "a.toml", "@", "b.toml", "--output-dir", "o")
+    for flag in ("--clean", "--resume"):
+        refused = said("rl", "@", "a.toml", "--output-dir", "o", flag)
+        assert (refused.code, "the output directory is in use by" in refused.err) == (2, True), refused.err
+    run = tiny.run()
+    tiny.ok("cancel", run["run"])
+    assert wait_for(lambda: not marked(f"GANGRUN_RUN_DIR={run['dir']}"))
+
+
+@pytest.fixture
+def tmux(project: Project, tmp_path: Path) -> Iterator[Callable[..., str]]:
+    """`tmux(WORDS…)` with a server of its own, ended with the test."""
+    if not shutil.which("tmux"):
+        pytest.skip("there is no tmux")
+    folder = tmp_path / "t"
+    folder.mkdir()
+    project.env["TMUX_TMPDIR"] = str(folder)
+
+    def call(*words: str) -> str:
+        environment = project.environment()
+        done = subprocess.run(["tmux", *words], env=environment, capture_output=True, text=True, check=True)
+        return done.stdout
+
+    yield call
+    subprocess.run(["tmux", "kill-server"], env=project.environment(), check=False, capture_output=True)
+
+
+def test_tmux_shows_every_role(tiny: Project, tmux: Callable[..., str], said: Said) -> None:
+    tiny.write(
+        "b.toml", 'commands.trainer = ["bash", "-c", "for ((i = 0; ; i++)); do echo line $i; sleep 0.2; done"]\n'
+    )
+    tiny.ok("rl", "@", "a.toml", "@", "b.toml")
+    run = tiny.run()
+    session = f"slurm-{run['run']}"
+    assert f"session {session};" in tiny.ok("tmux", run["run"]).out
+    assert tmux("list-windows", "-t", session, "-F", "#{window_name}").split() == ["Terminal", "Logs"]
+    panes = tmux("list-panes", "-t", f"{session}:Logs", "-F", "#{pane_title}").split()
+    assert panes == ["Trainer", "Orchestrator", "Inference"]
+
+    def shown(pane: int) -> str:
+        return tmux("capture-pane", "-p", "-t", f"{session}:Logs.{pane}")
+
+    wait_for(lambda: "line 3" in shown(0))
+    wait_for(lambda: "token <>" in shown(1))
+    assert "line 3" not in shown(1)
+    tiny.ok("tmux")
+    assert len(tmux("list-sessions").splitlines()) == 1, "called again, it finds the session that is there"
+    tiny.ok("cancel", run["run"])
+    wait_for(lambda: not marked(f"GANGRUN_RUN_DIR={run['dir']}"))
+    assert said("tmux", "latest", PATH=os.fspath(tiny.dir)).err.startswith("gangrun: there is no tmux")
