@@ -58,6 +58,8 @@ note() { printf '%(%s)T %s\n' -1 "$2" >>"$STATUS/$1.lives"; }
 pause() {
   sleep "$1" >/dev/null 2>&1 &
   wait -n
+  kill -PIPE "$!" 2>/dev/null # or it would outlive the job; bash remarks on the other signals
+  wait "$!" 2>/dev/null
 }
 
 # Runs a program in such a way that a signal need not wait for it.
