@@ -364,7 +364,7 @@ stop() {
 task() {
   local name=$1 gpus=$2 cpus=$3 threads=$4 address=$5 port=$6 parts=$7
   local status=$GANGRUN_RUN_DIR/attempts/$GANGRUN_ATTEMPT/status
-  local token=$GANGRUN_JOB/$GANGRUN_ATTEMPT/$1/$rank/ stopped='' code variable given wanted picked index pipe='' beat
+  local token=$GANGRUN_RUN_NAME/$GANGRUN_JOB/$GANGRUN_ATTEMPT/$1/$rank/ stopped='' code variable given wanted picked index pipe='' beat
   shift 7
   trap 'stopped=yes' TERM
   trap : HUP INT USR1 USR2
@@ -553,7 +553,7 @@ listen() {
     read -r name host key <<<"$entry"
     [[ $name != "$gone" ]] || continue # with the first of its nodes
     [[ -z ${LOST[$host]:-} ]] || { lose "$name" "$host" && continue; }
-    on "$host" inhabited "$JOB/$ATTEMPT/$name/"
+    on "$host" inhabited "$RUN_NAME/$JOB/$ATTEMPT/$name/"
     case $? in
       0) SEEN_AT[$key]=$SECONDS ;;                                       # there, and slow
       3) ((SECONDS - ${SEEN_AT[$key]} < 120)) || lose "$name" "$host" ;; # gone, and srun should have told us
@@ -600,7 +600,7 @@ force() {
 sweep_everywhere() {
   local host hosts=''
   for host in "${HOSTS[@]}"; do [[ -n ${LOST[$host]:-} ]] || hosts+=" $host"; done
-  [[ -z $hosts ]] || on "${hosts# }" sweep "$JOB/$ATTEMPT/"
+  [[ -z $hosts ]] || on "${hosts# }" sweep "$RUN_NAME/$JOB/$ATTEMPT/"
 }
 
 # ---- the job

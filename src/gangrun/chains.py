@@ -191,6 +191,8 @@ def _unmet(plan: Plan, run: RunDir, state: RunState) -> str:
         return f"was {state.state} when it was last seen: {run.run_id}; {state.note}"
     if not state.job:
         return f"is {state.state} and has no job yet: {run.run_id}"
+    if state.scheduler != state.cluster and plan.scheduler != "local":
+        return f"is {state.state} in an allocation that is held, and a job cannot wait for it: {run.run_id}"
     if state.cluster != plan.cluster:
         return f"is {state.state} on {state.cluster}, for which a job on {plan.cluster} cannot wait: {run.run_id}"
     return ""

@@ -110,7 +110,7 @@ def here(project: Path) -> Cluster:
 
 @cache
 def found(project: Path) -> str:
-    """The cluster that this machine belongs to.
+    """The cluster that this machine belongs to. Raises InputError where there are profiles and none is for it.
 
     A Slurm that is configured here counts even while it is down: falling back to `local` then would run a training
     job on the login node.
@@ -123,11 +123,25 @@ def found(project: Path) -> str:
         return LAB if lab else LOCAL
     if lab and Path(os.environ.get("SLURM_CONF", "/")).parent == lab[LAB].parent:
         return LAB
-    profiles = [name for name in known(project, {}) if name not in (LOCAL, SLURM)]
-    if len(profiles) > 1:
-        own = discover.cluster_name(Slurm())
-        return own if own in profiles else SLURM
-    return profiles[0] if profiles else SLURM
+    profiles = {name: named(name, project).profile for name in known(project, {}) if name not in (LOCAL, SLURM)}
+    profiles = {name: profile for name, profile in profiles.items() if profile.scheduler == SLURM}
+    if not profiles:
+        return SLURM
+    conf = os.environ.get("SLURM_CONF", "")
+    mine = [name for name, profile in profiles.items() if conf and profile.slurm_conf == conf]
+    if len(mine) == 1:
+        return mine[0]
+    own = discover.cluster_name(Slurm())
+    mine = [name for name, profile in profiles.items() if own == (profile.cluster_name or name)]
+    if len(mine) == 1:
+        return mine[0]
+    raise InputError(
+        f"no profile is for the Slurm of this machine, {own}"
+        if not mine
+        else f"{len(mine)} profiles are for the Slurm of this machine, {own}: {', '.join(mine)}",
+        why=f"a profile is found by cluster_name, or else its own name; there are {', '.join(sorted(profiles))}",
+        way_out=f"gangrun cluster discover writes one; or choose: --cluster {SLURM} or another, GANGRUN_CLUSTER",
+    )
 
 
 def scheduler_of(cluster: Cluster, say: Callable[[str], None] = silent) -> Scheduler:
@@ -143,7 +157,10 @@ def slurm_of(cluster: Cluster, say: Callable[[str], None] = silent, room: float 
     """The Slurm behind a cluster; `room` is for how many seconds a submission waits for a full queue."""
     from gangrun.scheduler.slurm import Slurm
 
-    return Slurm(conf=cluster.profile.slurm_conf or "", say=say, room=room)
+    profile = cluster.profile
+    # A slurm.conf means one cluster; without one the commands talk to whichever this machine belongs to.
+    name = profile.cluster_name or "" if profile.slurm_conf is None else ""
+    return Slurm(conf=profile.slurm_conf or "", name=name, say=say, room=room)
 
 
 def profile_text(facts: ClusterFacts, slurm_conf: str = "") -> str:
@@ -154,6 +171,8 @@ def profile_text(facts: ClusterFacts, slurm_conf: str = "") -> str:
         f"# {facts.name or 'A cluster'}, Slurm {facts.version}, as sinfo and scontrol described it.",
         'scheduler = "slurm"',
     ]
+    if facts.name:
+        lines.append(f"cluster_name = {_text(facts.name)}")
     if slurm_conf:
         lines.append(f"slurm_conf = {_text(slurm_conf)}")
     needed = ["account"] if facts.accounts_enforced else []

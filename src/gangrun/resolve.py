@@ -112,8 +112,9 @@ def effective_allocation(experiment: Experiment, cluster: Cluster) -> tuple[Allo
 
     for key in ("qos", *(name for name in Allocation.model_fields if name != "qos")):
         choose(key)
-    if (alias := values["partition"]) in profile.partitions:
-        values["partition"] = profile.partitions[str(alias)]
+    for key, table in (("partition", profile.partitions), ("account", profile.accounts)):
+        if (alias := values[key]) in table:
+            values[key] = table[str(alias)]
     # A profile's own pass-through flags stay unless the experiment says the same flag.
     values["sbatch"] = {**profile.defaults.sbatch, **wanted.sbatch}
     return wanted.model_copy(update=values), origins

@@ -9,7 +9,7 @@ from __future__ import annotations
 import getpass
 import os
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -34,7 +34,6 @@ from gangrun.script.render import render
 from gangrun.spec import toml
 from gangrun.spec.load import Experiment
 from gangrun.spec.model import Resume
-from gangrun.spec.profile import LOCAL
 
 
 def store_of(project: Path) -> Store:
@@ -44,7 +43,7 @@ def store_of(project: Path) -> Store:
 
 def create(store: Store, experiment: Experiment, plan: Plan, argv: Sequence[str]) -> RunDir:
     """Makes the run directory with everything that is known before sending. Raises InputError, RecordError."""
-    return store.create(
+    run = store.create(
         plan.experiment,
         plan.step,
         spec=resolved(experiment, plan.cluster),
@@ -53,6 +52,14 @@ def create(store: Store, experiment: Experiment, plan: Plan, argv: Sequence[str]
         created=created_by(experiment, plan.cluster, argv),
         files=files_of(plan),
     )
+    note(run, plan.notes)
+    return run
+
+
+def note(run: RunDir, notes: Iterable[str]) -> None:
+    """Puts on record what a reader of the plan was told."""
+    for words in notes:
+        run.append(events.Note(words))
 
 
 def created_by(experiment: Experiment, cluster: str, argv: Sequence[str]) -> events.Created:
@@ -129,12 +136,15 @@ def require_checkpoint(run: RunDir, state: RunState) -> None:
         )
 
 
-def start_here(run: RunDir) -> subprocess.Popen[bytes]:
-    """Starts a created run in the foreground of this terminal, in a process group of its own."""
+def start_here(run: RunDir, cluster: str) -> subprocess.Popen[bytes]:
+    """Starts a created run in the foreground of this terminal, in a process group of its own.
+
+    `cluster` is where the nodes are that it runs on; the job is a process of this machine all the same.
+    """
     run.append(events.Submitting.here(1, run.run_id))
     with run.job_log.open("ab") as log:
         process = foreground(run.script, log)
-    run.append(events.Submitted(job_id(process.pid), LOCAL))
+    run.append(events.Submitted(job_id(process.pid), cluster))
     return process
 
 

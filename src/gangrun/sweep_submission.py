@@ -51,7 +51,7 @@ def create(store: Store, sweep: SweepPlan, argv: Sequence[str], largest_array: i
     for number, members in enumerate(arrays):
         files[f"{ARRAYS}/{number}/script.sh"] = partial(_array_script, number, members)
         files[f"{ARRAYS}/{number}/{EVENTS}"] = born
-    return store.create(
+    run = store.create(
         experiment.experiment,
         experiment.step,
         spec=submission.resolved(experiment, cluster),
@@ -60,6 +60,8 @@ def create(store: Store, sweep: SweepPlan, argv: Sequence[str], largest_array: i
         created=replace(created, mode=sweep.mode, items=len(sweep.items)),
         files=files,
     )
+    submission.note(run, dict.fromkeys((*sweep.notes, *sweep.shown.notes)))
+    return run
 
 
 def send(

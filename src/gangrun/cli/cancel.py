@@ -29,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
             way_out = f"gangrun cancel {sweep.run_id} ends the pool"
             raise UsageError(f"{state.run} is an item of a pool, and cannot be ended alone", way_out=way_out)
         submission.note_cancel(run, state.job)
-        by_cluster.setdefault(state.cluster, []).extend(jobs)
+        by_cluster.setdefault(state.scheduler, []).extend(jobs)
         print(f"{state.run}: cancelling " + (f"job {jobs[0]}" if len(jobs) == 1 else f"{len(jobs)} jobs"))
     scheduler_of = inputs.schedulers(project)
     for cluster, jobs in by_cluster.items():

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gangrun.cli import inputs
 from gangrun.errors import InputError, RecordError
+
+if TYPE_CHECKING:
+    from gangrun.spec.profile import Cluster
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,7 +38,7 @@ def _discover(args: argparse.Namespace, project: Path) -> int:
     from gangrun.scheduler import discover
     from gangrun.scheduler.slurm import Slurm
 
-    cluster = clusters.choose(args.cluster, None, project)
+    cluster = clusters.choose(args.cluster, None, project) if args.cluster else _asked(project)
     if cluster.profile.scheduler != "slurm":
         raise InputError("no Slurm is configured on this machine", way_out="gangrun lab up starts one to try things on")
     conf = cluster.profile.slurm_conf or ""
@@ -56,13 +60,24 @@ def _discover(args: argparse.Namespace, project: Path) -> int:
     return 0
 
 
+def _asked(project: Path) -> Cluster:
+    """The cluster that is found here, be there a profile for it or not."""
+    from gangrun import clusters
+    from gangrun.spec.profile import SLURM
+
+    try:
+        return clusters.choose(None, None, project)
+    except InputError:
+        return clusters.named(SLURM, project)
+
+
 def _list(args: argparse.Namespace, project: Path) -> int:
     from gangrun import clusters
     from gangrun.spec.profile import known
     from gangrun.views.terminal import print_json
 
     profiles = known(project, clusters.elsewhere())
-    found = clusters.choose(None, None, project).name
+    found = _asked(project).name
     rows = [
         {"name": name, "file": str(file) if file else None, "found": name == found}
         for name, file in sorted(profiles.items())

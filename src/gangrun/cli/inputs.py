@@ -45,6 +45,19 @@ def add_cluster(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cluster", metavar="NAME", help="profile to use (default: GANGRUN_CLUSTER, the file, found)")
 
 
+def add_partition(parser: argparse.ArgumentParser) -> None:
+    """Which partition of it."""
+    words = "partition or its alias; auto: the one that would start the job soonest"
+    parser.add_argument("--partition", metavar="NAME", help=words)
+
+
+def with_partition(args: argparse.Namespace) -> list[str]:
+    """The overrides of the command line, `--partition` among them."""
+    import json
+
+    return [*args.overrides, *([f"allocation.partition={json.dumps(args.partition)}"] if args.partition else [])]
+
+
 def add_run(parser: argparse.ArgumentParser) -> None:
     """Which run."""
     help_ = "run id or its beginning, experiment/step for its newest, path, job id, or latest (default)"

@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
         clusters.require_room((plan.shown if isinstance(plan, SweepPlan) else plan).allocation.nodes)
     started = inputs.created(submission.store_of(project), experiment, cluster, plan)
     chains.note(started, list(links.values()))
-    process = submission.start_here(started)
+    process = submission.start_here(started, cluster.name)
     code = follow_process(
         started,
         process,

@@ -28,9 +28,10 @@ PASSES_ON = True
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """FILE…, --seeds, --set, --cluster, --dry-run, --wait, --json, -- FLAGS."""
+    """FILE…, --seeds, --set, --cluster, --partition, --dry-run, --wait, --json, -- FLAGS."""
     inputs.add_file(parser, several=True)
     inputs.add_cluster(parser)
+    inputs.add_partition(parser)
     inputs.add_json(parser)
     parser.add_argument(
         "--dry-run", action="store_true", help="show the script and the command; write and send nothing"
@@ -184,18 +185,20 @@ def _planned(args: argparse.Namespace) -> Iterator[tuple[inputs.Planned, bool]]:
     """Every file under every seed, planned and, under a template of one's own, rendered to see whether it can be; and
     whether a folder stood for it."""
     from gangrun import clusters
+    from gangrun.partitions import Chooser
     from gangrun.script.render import render
     from gangrun.sweeps import SweepPlan, plan_of, plans_of
 
+    chooser, overrides = Chooser(args.flags, _say), inputs.with_partition(args)
     for file, of_folder in inputs.expanded(args.files):
-        experiment, cluster = inputs.loaded(file, args.overrides, args.cluster)
+        experiment, cluster = inputs.loaded(file, overrides, args.cluster)
         if args.flags and cluster.profile.scheduler == "local":
             way_out = "choose a --cluster"
             raise UsageError(f"{' '.join(args.flags)}: this machine has no sbatch to take flags", way_out=way_out)
         seeds = None if args.seeds is None else inputs.seeds(args.seeds)
-        for one in [experiment] if seeds is None else map(experiment.with_seed, seeds):
-            inputs.check_name(one)
-            plan = plan_of(one, cluster)
+        for asked in [experiment] if seeds is None else map(experiment.with_seed, seeds):
+            inputs.check_name(asked)
+            one, plan = chooser.settle(asked, cluster, plan_of(asked, cluster))
             shown = plan.shown if isinstance(plan, SweepPlan) else plan
             clusters.require_container_parts(plans_of(plan), cluster)
             if shown.template:

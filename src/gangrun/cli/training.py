@@ -34,6 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(job: Job, args: argparse.Namespace) -> int:
     """Plans, records and sends the job; with --dry-run all but the last."""
     from gangrun import clusters, submission
+    from gangrun.partitions import Chooser
+    from gangrun.plan.model import Plan
     from gangrun.record.outdir import point_to_script
     from gangrun.resolve import resolve
     from gangrun.script.render import render
@@ -48,7 +50,8 @@ def run(job: Job, args: argparse.Namespace) -> int:
     local = cluster.profile.scheduler == "local"
     if args.flags and local:
         raise UsageError(f"{' '.join(args.flags)}: this machine has no sbatch to take flags")
-    plan = resolve(experiment, cluster)
+    experiment, plan = Chooser(args.flags, inputs.say).settle(experiment, cluster, resolve(experiment, cluster))
+    assert isinstance(plan, Plan)  # noqa: S101 - for the type checker; a recipe is no sweep
     render(plan, "check", "/run")
     dry = args.dry_run or job.dry_run
     if not dry:

@@ -403,7 +403,8 @@ def main(words: List[str]) -> None:
     node, every, asked = env["GANGRUN_NODE_RANK"], float(options["every"]), int(options.get("gpus", 0))
     attempt = f"{env['GANGRUN_RUN_DIR']}/attempts/{env['GANGRUN_ATTEMPT']}"
     writer = Writer(f"{attempt}/usage/{node}.jsonl")
-    processes = Processes(f"{env['GANGRUN_JOB']}/{env['GANGRUN_ATTEMPT']}/", env["GANGRUN_REPLICA"])
+    token = f"{env['GANGRUN_RUN_NAME']}/{env['GANGRUN_JOB']}/{env['GANGRUN_ATTEMPT']}/"
+    processes = Processes(token, env["GANGRUN_REPLICA"])
     group = JobGroup(_text("/proc/self/cgroup"))
     gpus = Gpus(every)
     limit = group.limit() or (mebibytes(options["mem"]) if "mem" in options else None)

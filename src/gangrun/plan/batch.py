@@ -11,6 +11,8 @@ from gangrun.spec.model import Allocation, Role, flag_name
 from gangrun.spec.profile import Cluster
 from gangrun.spec.toml import Key
 
+AUTO = "auto"
+"""The partition that is chosen when a job is sent, unless a profile has another one under this name."""
 _OURS = ("job-name", "array", "wrap", "parsable", "test-only", "wait")
 """Flags that would take away what the record relies on."""
 
@@ -55,6 +57,9 @@ def batch_flags(
             what = f"profile {cluster.name} requires --{name}, and nothing sets it"
             own = OWN_KEY.get(name, f"sbatch.{name}")
             problems.append(experiment.problem(("allocation", *own.split(".")), what, f"say allocation.{own}"))
+    if flags.get("partition") == AUTO and profile.scheduler == "slurm":
+        del flags["partition"]
+        notes.append("the partition is chosen at submission: the one that would start the job soonest")
     return tuple((name, None if value is True else str(value)) for name, value in flags.items()), notes
 
 

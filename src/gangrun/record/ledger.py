@@ -405,9 +405,9 @@ def _ask(alive: Sequence[_Run], scheduler_of: Callable[[str], Scheduler], now: f
         told = one.told
         if _in_doubt(told, now):
             _started_anyway(one)
-            clusters.setdefault(told.cluster, []).append(one)
+            clusters.setdefault(told.scheduler, []).append(one)
         elif told.job and (told.observed is None or not _settled(told.observed, now)):
-            clusters.setdefault(told.cluster, []).append(one)
+            clusters.setdefault(told.scheduler, []).append(one)
     for cluster, members in clusters.items():
         near = []
         for one in members:

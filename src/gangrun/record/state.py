@@ -55,6 +55,9 @@ class State:
     NODE_FAIL: Final = "NODE_FAIL"
 
 
+LOCAL: Final = "local"
+"""The cluster that processes of a machine are on."""
+_PROCESS = "local-"
 ENDED = FINAL_STATES | {State.REJECTED, State.UNREACHED, State.NEVER_SENT, State.LOST, State.LEFT}
 """States of a run that nothing goes on in."""
 _BLAMABLE = frozenset({State.FAILED, State.OUT_OF_MEMORY, State.NODE_FAIL, State.LOST})
@@ -132,6 +135,11 @@ class RunState:
         """Whether nothing goes on in it any more, for certain."""
         return self.state in ENDED and not self.stale
 
+    @property
+    def scheduler(self) -> str:
+        """The cluster that is asked about its job: `local` for a process, be it in an allocation of another one."""
+        return LOCAL if self.job.startswith(_PROCESS) else self.cluster
+
 
 @dataclass(slots=True)
 class History:
@@ -157,7 +165,12 @@ class History:
     @property
     def local(self) -> bool:
         """Whether its job is a process of one machine, which nobody queues again."""
-        return self.job.startswith("local-")
+        return self.job.startswith(_PROCESS)
+
+    @property
+    def scheduler(self) -> str:
+        """The cluster that is asked about the job."""
+        return LOCAL if self.local else self.cluster
 
     @property
     def host(self) -> str:

@@ -127,8 +127,18 @@ class Store:
             return max(takewhile(lambda run: run.stamp[:_SECOND] == runs[0].stamp[:_SECOND], runs), key=_created)
         same = [run for run in runs if run.run_id == text]
         if not same and _JOB.match(text):
-            # The newest: Slurm counts anew when its state is lost, and every cluster counts for itself.
-            same = next(([run] for run in runs if _had_job(run, text)), [])
+            # The newest of each cluster: each counts for itself, and anew when its state is lost.
+            had: dict[str, RunDir] = {}
+            for run in runs:
+                for cluster in _clusters_of_job(run, text):
+                    had.setdefault(cluster, run)
+            if len(had) > 1:
+                raise RunNotFound(
+                    f"there is a job {text} on {' and '.join(had)}",
+                    why=", ".join(f"{run.run_id} on {cluster}" for cluster, run in had.items()),
+                    way_out="name the run",
+                )
+            same = list(had.values())
         if not same:
             named = [run for run in runs if text in {run.experiment, run.step, f"{run.experiment}_{run.step}"}]
             if len({(run.experiment, run.step) for run in named}) == 1:
@@ -332,11 +342,13 @@ def _created(run: RunDir) -> tuple[float, tuple[str, int] | None]:
     return when, stamp_key(run.stamp)
 
 
-def _had_job(run: RunDir, job: str) -> bool:
+def _clusters_of_job(run: RunDir, job: str) -> set[str]:
+    """The clusters on which the run had a job of this id."""
     try:
         data = run.read_events_bytes()
     except RecordError:
-        return False  # one damaged run does not keep the others from being found
+        return set()  # one damaged run does not keep the others from being found
     if job.encode("ascii") not in data:  # decoding 10,000 runs takes a second
-        return False
-    return any(isinstance(event, (Submitted, Found)) and event.job == job for event in decode_all(data))
+        return set()
+    sent = (event for event in decode_all(data) if isinstance(event, (Submitted, Found)))
+    return {event.cluster for event in sent if event.job == job}

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
-from gangrun.errors import ProgramMissing
+from gangrun.errors import ProgramMissing, Unreachable
 from gangrun.scheduler import scontrol, sinfo
 from gangrun.scheduler.commands import reading_environment, run
 from gangrun.scheduler.sinfo import Nodes
@@ -72,6 +74,11 @@ def collect(slurm: Slurm) -> ClusterFacts:
     )
 
 
+def partitions(slurm: Slurm) -> tuple[Partition, ...]:
+    """The partitions that this user can see, without their nodes. Raises as `collect` does."""
+    return tuple(_partition(fields, ()) for fields in scontrol.partitions(slurm.read(scontrol.PARTITIONS)))
+
+
 def facts(*, config: str, partitions: str, nodes: str) -> ClusterFacts:
     """The facts in the text of `scontrol show config`, `scontrol show partition --oneliner` and sinfo."""
     keys = scontrol.config(config)
@@ -133,5 +140,20 @@ def configured() -> bool:
 
 
 def cluster_name(slurm: Slurm) -> str:
-    """The name that the cluster gives itself. Raises Unreachable, ProgramMissing or SchedulerError."""
-    return scontrol.config(slurm.read(scontrol.CONFIG)).get("ClusterName", "")
+    """The name that the cluster gives itself: to its jobs, else by its controller, else in the file that this machine
+    has while that does not answer. Raises Unreachable, ProgramMissing or SchedulerError."""
+    if "SLURM_JOB_ID" in os.environ and (own := os.environ.get("SLURM_CLUSTER_NAME")):
+        return own
+    try:
+        return scontrol.config(slurm.read(scontrol.CONFIG)).get("ClusterName", "")
+    except Unreachable:
+        for path in (os.environ.get("SLURM_CONF"), *_CONF):
+            with suppress(OSError, UnicodeDecodeError):
+                if path and (found := _NAMED.search(Path(path).read_text())):
+                    return found[1]
+        raise
+
+
+_CONF = ("/etc/slurm/slurm.conf", "/run/slurm/conf/slurm.conf")
+"""Where packages look for it, and where slurmd keeps what its controller has sent."""
+_NAMED = re.compile(r"^\s*ClusterName\s*=\s*([^\s#]+)", re.IGNORECASE | re.MULTILINE)

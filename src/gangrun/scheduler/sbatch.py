@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
 from gangrun.scheduler.commands import Answer
 from gangrun.scheduler.model import Submission
-from gangrun.scheduler.text import without_prefix
+from gangrun.scheduler.text import epoch, without_prefix
 
 _ID = re.compile(r"(?:Submitted batch job )?(\d+)(?:;\S*)?")
 
@@ -17,6 +18,12 @@ _NOTHING_SENT = re.compile(r"\(connect failure\)|sleeping and retrying|Resource 
 
 # sbatch itself tries again, with growing pauses, for 120 s.
 QUEUE_FULL = re.compile(r"sleeping and retrying|job queue full")
+
+# 26.05 writes a stray letter behind the time.
+_START = re.compile(r"Job \d+ to start at (\S+)(?: \w)? using ")
+
+# Of a job that could not start in its partition as things are, Slurm says 2282.
+_NEVER = 10 * 365 * 86400.0
 
 _PASSING = re.compile(
     r"Unable to contact slurm controller|Socket timed out|Zero Bytes were transmitted"
@@ -51,12 +58,35 @@ class Unclear:
     """Whether the job may have reached the controller."""
 
 
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """When a job would start, or why it would not."""
+
+    start: float | None
+    """Seconds since the epoch; None where it would not."""
+    words: str = ""
+    """Why it would not, in Slurm's own words."""
+
+
 Outcome: TypeAlias = Accepted | Refused | Unclear
 
 
 def submit(submission: Submission) -> list[str]:
     """The user's words come after ours and before the script, so they win over the script's #SBATCH lines."""
     return ["sbatch", "--parsable", *submission.flags, str(submission.script)]
+
+
+def test(flags: Sequence[str], partition: str) -> list[str]:
+    """Asks when a job with these flags would start in a partition. Nothing is queued, though an id is used up."""
+    return ["sbatch", "--test-only", *flags, f"--partition={partition}", "--wrap=:"]
+
+
+def forecast(answer: Answer, now: float) -> Forecast:
+    """What an answer of `test` means, which Slurm gives on stderr."""
+    if (found := _START.search(answer.err)) and (start := epoch(found[1])) is not None:
+        return Forecast(start) if start < now + _NEVER else Forecast(None, "no start is in sight")
+    words = "; ".join(dict.fromkeys(without_prefix(answer.err.splitlines())))
+    return Forecast(None, words or f"sbatch ended with {answer.code} without a word")
 
 
 def passing(words: str) -> bool:

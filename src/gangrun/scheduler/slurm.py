@@ -28,7 +28,8 @@ _DOWN = "Unable to contact slurm controller: it is down"
 class Slurm:
     """A Slurm cluster, reached through its own commands.
 
-    `conf` is the slurm.conf of the profile (empty: the machine's own), `patience` how long in all, in seconds, a
+    `conf` is the slurm.conf of the profile (empty: the machine's own), `name` what the cluster must call itself (empty:
+    anything), `patience` how long in all, in seconds, a
     submission waits for a controller that does not answer or whose queue is full, `room` how long it waits for a full
     queue if that is longer, `say` is told what it waits for,
     `timeout` ends a single command, `settle` is how long a submission without an answer is looked for in the queue
@@ -39,6 +40,7 @@ class Slurm:
         self,
         conf: str = "",
         *,
+        name: str = "",
         patience: float = 60.0,
         room: float = 0.0,
         say: Callable[[str], None] = silent,
@@ -46,6 +48,7 @@ class Slurm:
         settle: float = 15.0,
     ) -> None:
         self._conf = conf
+        self._name, self._named = name, not name
         self._patience = patience
         self._room = room
         self._say = say
@@ -60,6 +63,7 @@ class Slurm:
         sending = _Sending(submission.name, self._patience, self._room, self._say)
         while True:
             self._await_controller(sending)
+            self._check_name()
             if sending.tried:
                 try:
                     job = self._look_for(sending, self._settle if sending.doubtful else 0.0)
@@ -113,6 +117,7 @@ class Slurm:
 
     def cancel(self, jobs: Sequence[str]) -> None:
         """Asks Slurm to end these jobs gracefully. Raises Unreachable, or Rejected for a job that is not yours."""
+        self._check_name()
         for part in batches([job for job in dict.fromkeys(jobs) if job_base(job)]):
             # Slurm takes them one by one; a busy controller made scancel of 500 jobs last minutes.
             answer = self._ask(scancel.cancel(part), self._timeout + 0.5 * len(part))
@@ -122,6 +127,14 @@ class Slurm:
             if words and answer.code:
                 raise _rejection("Slurm did not cancel", "\n".join(words))
 
+    def forecast(self, flags: Sequence[str], partition: str) -> sbatch.Forecast:
+        """When a job with these flags would start in that partition. Raises as `read` does."""
+        self._check_name()
+        answer = self._ask(sbatch.test(flags, partition), self._timeout)
+        if answer.code is None or sbatch.passing(answer.err):
+            self._fail(answer)
+        return sbatch.forecast(answer, time())
+
     def limits(self) -> scontrol.Limits:
         """How many jobs and tasks of an array this cluster takes. Raises as `read` does."""
         return scontrol.limits(self.read(scontrol.CONFIG))
@@ -130,6 +143,7 @@ class Slurm:
         """Makes these changes of waiting jobs, one after another, and gives what Slurm said against single ones, which
         may have begun or ended meanwhile. Raises Unreachable or ProgramMissing."""
         said = []
+        self._check_name()
         for change in changes:
             answer = self._ask(change, self._timeout)
             words = "\n".join(without_prefix(answer.err.splitlines()))
@@ -141,12 +155,28 @@ class Slurm:
 
     def read(self, argv: Sequence[str]) -> str:
         """What a reading command prints. Raises Unreachable, ProgramMissing or SchedulerError."""
+        self._check_name()
         answer = self._ask(argv, self._timeout)
         # squeue says so of a single id that it does not know, and exits with 1; of several it prints those it knows.
         if answer.code != 0 and "Invalid job id specified" not in answer.err:
             self._fail(answer)
         self._answered = monotonic()
         return answer.out
+
+    def _check_name(self) -> None:
+        """Whether this is the cluster that is meant, as another one's jobs have the same numbers. Asked once."""
+        if self._named:
+            return
+        answer = self._ask(scontrol.CONFIG, self._timeout)
+        if answer.code != 0:
+            self._fail(answer)
+        own = scontrol.config(answer.out).get("ClusterName", "")
+        if own != self._name:
+            raise SchedulerError(
+                f"the Slurm of this machine is {own}, and {self._name} is meant",
+                way_out=f"log in to a machine of {self._name}, or say slurm_conf in its profile",
+            )
+        self._named = True
 
     def _await_controller(self, sending: _Sending) -> None:
         """Until the controller answers. Asked by ping, which knows at once what other commands find out after 10 s."""

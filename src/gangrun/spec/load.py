@@ -79,6 +79,14 @@ class Experiment:
         spec = self.spec.model_copy(update={"seed": seed, "step": step})
         return replace(self, spec=spec, values=values, sources=sources, seed=seed, step=step)
 
+    def with_partition(self, partition: str) -> Experiment:
+        """The same experiment in this partition, chosen in place of `auto`."""
+        allocation = {**self.values.get("allocation", {}), "partition": partition}
+        spec = self.spec.model_copy(
+            update={"allocation": self.spec.allocation.model_copy(update={"partition": partition})}
+        )
+        return replace(self, spec=spec, values={**self.values, "allocation": allocation})
+
     def alone(self, parameters: Mapping[str, Any], keys: Mapping[str, Any]) -> Experiment:
         """The experiment of one item of its sweep: `[sweep]` gone, these parameters set, and these keys with dots.
 

@@ -442,11 +442,12 @@ class Allocation(_Model):
     time: Walltime | None = None
     """Time limit, `"36:00:00"` or `"2-00:00:00"`."""
     partition: Line | None = None
-    """Partition, or an alias that the cluster's profile knows."""
+    """Partition, or an alias that the cluster's profile knows; `"auto"` for the one that would start the job soonest,
+    which Slurm is asked for at submission."""
     qos: Line | None = None
     """Quality of service; a profile's qos table can bring account, partition, memory and CPUs with it."""
     account: Line | None = None
-    """Account to charge."""
+    """Account to charge, or an alias that the cluster's profile knows."""
     sbatch: Flags = {}
     """Any other sbatch flag by its long name; `true` is a bare flag, `false` takes one of ours away."""
 
@@ -679,12 +680,16 @@ class Profile(_Model):
 
     scheduler: Literal["slurm", "local"] = "slurm"
     """What runs the jobs."""
+    cluster_name: Line | None = None
+    """Slurm's own name of the cluster, by which the profile is found; without it the profile's name."""
     slurm_conf: str | None = None
     """Path of slurm.conf, where the commands do not find it by themselves."""
     defaults: Allocation = Allocation()
     """Any key of `[allocation]`, used where the experiment says nothing."""
     partitions: dict[str, Line] = {}
-    """Alias in experiments → partition here."""
+    """Alias in experiments → partition here. Where there is such a table, `"auto"` chooses among these."""
+    accounts: dict[str, Line] = {}
+    """Alias in experiments → account here."""
     qos: dict[str, Qos] = {}
     """What each quality of service brings with it."""
     setup: SetupOf = Setup()

@@ -56,11 +56,11 @@ def proc(tmp_path: Path) -> Callable[..., None]:
 
 
 def watched(tmp_path: Path) -> Processes:
-    return Processes("7/001/", "_monitor.0", str(tmp_path))
+    return Processes("run/7/001/", "_monitor.0", str(tmp_path))
 
 
 def task(replica: str, gpus: str = "") -> dict[str, str]:
-    return {"GANGRUN_TASK": f"7/001/{replica}/0/", "CUDA_VISIBLE_DEVICES": gpus}
+    return {"GANGRUN_TASK": f"run/7/001/{replica}/0/", "CUDA_VISIBLE_DEVICES": gpus}
 
 
 def test_rates_and_sizes_of_each_replica(tmp_path: Path, proc: Callable[..., None]) -> None:
@@ -68,7 +68,7 @@ def test_rates_and_sizes_of_each_replica(tmp_path: Path, proc: Callable[..., Non
     proc(11, 10, mib=50, **task("trainer.0", "0,1"))
     proc(20, **task("server.0"))
     proc(30, mib=9, **task("_monitor.0"))
-    proc(40, mib=9, GANGRUN_TASK="8/001/trainer.0/0/")
+    proc(40, mib=9, GANGRUN_TASK="other/7/001/trainer.0/0/")
     processes = watched(tmp_path)
     assert processes.sample(100.0) == {}  # over no time
     proc(10, cpu=3, mib=100, read=50_000_000, **task("trainer.0", "0,1"))
@@ -288,7 +288,8 @@ def test_a_full_disk_costs_lines_and_is_told_of_later(tmp_path: Path) -> None:
 
 def start(tmp_path: Path, *words: str, **env: str) -> subprocess.Popen[str]:
     given = {
-        "GANGRUN_RUN_DIR": str(tmp_path), "GANGRUN_ATTEMPT": "001", "GANGRUN_JOB": "7", "GANGRUN_REPLICA": "_monitor.0",
+        "GANGRUN_RUN_NAME": "run", "GANGRUN_RUN_DIR": str(tmp_path), "GANGRUN_ATTEMPT": "001",
+        "GANGRUN_JOB": "7", "GANGRUN_REPLICA": "_monitor.0",
         "GANGRUN_NODE_RANK": "0", "PATH": f"{tmp_path}/bin:{os.environ['PATH']}", **env,
     }  # fmt: skip
     return subprocess.Popen(

@@ -412,8 +412,14 @@ def test_a_name_that_means_one_step_is_its_newest_run(store: Store, filled: list
         store.find("000_a")  # both experiments have such a step
 
 
-def test_the_newest_of_two_clusters_jobs_of_one_number(store: Store, filled: list[RunDir]) -> None:
+def test_two_clusters_jobs_of_one_number(store: Store, filled: list[RunDir]) -> None:
     filled[2].append(Submitted("1234", "elsewhere"))
+    with pytest.raises(RunNotFound, match="there is a job 1234 on elsewhere and lab"):
+        store.find("1234")
+
+
+def test_the_newest_of_one_clusters_jobs_of_one_number(store: Store, filled: list[RunDir]) -> None:
+    filled[2].append(Submitted("1234", "lab"))
     assert store.find("1234") == filled[2]
 
 

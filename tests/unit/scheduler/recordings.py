@@ -15,5 +15,14 @@ def text(version: str, name: str) -> str:
 
 def refusals(version: str) -> dict[str, tuple[int, str]]:
     """By name: exit code and stderr."""
-    lines = (line.split("\t") for line in text(version, "refusals.tsv").splitlines())
+    return _table(version, "refusals.tsv")
+
+
+def forecasts(version: str) -> dict[str, tuple[int, str]]:
+    """The same of `sbatch --test-only`."""
+    return _table(version, "forecasts.tsv")
+
+
+def _table(version: str, name: str) -> dict[str, tuple[int, str]]:
+    lines = (line.split("\t") for line in text(version, name).splitlines())
     return {name: (int(code), ast.literal_eval(err)) for name, code, err in lines}

@@ -3,12 +3,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from recordings import VERSIONS, refusals
+from recordings import VERSIONS, forecasts, refusals
 
 from gangrun.scheduler import sbatch
 from gangrun.scheduler.commands import Answer
 from gangrun.scheduler.model import Submission
-from gangrun.scheduler.sbatch import Accepted, Refused, Unclear
+from gangrun.scheduler.sbatch import Accepted, Forecast, Refused, Unclear
+from gangrun.scheduler.text import epoch
 
 
 def said(code: int | None, out: str = "", err: str = "") -> sbatch.Outcome:
@@ -68,3 +69,36 @@ def test_failures_that_settle_nothing(code: int | None, err: str, sent: bool) ->
     outcome = said(code, "", f"sbatch: error: Batch job submission failed: {err}\n" if err else "")
     assert isinstance(outcome, Unclear)
     assert outcome.sent is sent
+
+
+NOW = epoch("2026-11-21T00:30:00") or 0.0
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_every_recorded_forecast(version: str) -> None:
+    said = {name: Answer(("sbatch",), *_answer(code, err)) for name, (code, err) in forecasts(version).items()}
+    told = {name: sbatch.forecast(answer, NOW) for name, answer in said.items()}
+    for name in ("try_test_ok", "sbatch_testonly_busy", "try_test_offpart"):
+        start = told[name].start
+        assert start is not None, name
+        assert NOW < start < NOW + 7200, name
+    assert told["enforce_test_offpart"] == Forecast(None, "no start is in sight")
+    assert told["try_test_badpart"].words == "invalid partition specified: nope; Invalid partition name specified"
+    assert told["drained_testonly"] == Forecast(None, "Requested node configuration is not available")
+    for name, answer in said.items():
+        assert (told[name].start is None) == bool(answer.code) or name == "enforce_test_offpart", name
+    if version != "20.11.4":
+        assert sbatch.passing(said["down_testonly"].err)
+
+
+def _answer(code: int, err: str) -> tuple[int, str, str]:
+    return code, "", err
+
+
+def test_a_forecast_queues_nothing_and_names_no_script() -> None:
+    asked = sbatch.test(["--nodes=2", "--exclusive"], "gpu")
+    assert asked == ["sbatch", "--test-only", "--nodes=2", "--exclusive", "--partition=gpu", "--wrap=:"]
+
+
+def test_a_forecast_without_words() -> None:
+    assert sbatch.forecast(Answer(("sbatch",), 3, "", ""), NOW) == Forecast(None, "sbatch ended with 3 without a word")

@@ -333,7 +333,7 @@ stop() {
 task() {
   local name=$1 gpus=$2 cpus=$3 threads=$4 address=$5 port=$6 parts=$7
   local status=$GANGRUN_RUN_DIR/attempts/$GANGRUN_ATTEMPT/status
-  local token=$GANGRUN_JOB/$GANGRUN_ATTEMPT/$1/$rank/ stopped='' code variable given wanted picked index pipe='' beat
+  local token=$GANGRUN_RUN_NAME/$GANGRUN_JOB/$GANGRUN_ATTEMPT/$1/$rank/ stopped='' code variable given wanted picked index pipe='' beat
   shift 7
   trap 'stopped=yes' TERM
   trap : HUP INT USR1 USR2

@@ -106,7 +106,7 @@ step() {
     for signal in $words; do
       words=''
       if [[ $signal == HUP ]]; then # from `force`; the programs first, so that `task` can write down their end
-        sweep "$JOB/$ATTEMPT/$name/"
+        sweep "$RUN_NAME/$JOB/$ATTEMPT/$name/"
         pause 0.5
         signal=KILL
       fi
@@ -121,7 +121,7 @@ step() {
       pause 1
     fi
   done
-  sweep "$JOB/$ATTEMPT/$name/"
+  sweep "$RUN_NAME/$JOB/$ATTEMPT/$name/"
   for node in "${!nodes[@]}"; do
     read -r beat ended <"$STATUS/$name.$node.beat"
     [[ $beat == exit ]] || return 137
@@ -143,14 +143,14 @@ ask() {
 
 force() { ask HUP "$@"; }
 
-sweep_everywhere() { sweep "$JOB/$ATTEMPT/"; }
+sweep_everywhere() { sweep "$RUN_NAME/$JOB/$ATTEMPT/"; }
 
 # Asked at every beat and before every restart: ends all when this script was killed and could not do so itself.
 still_wanted() {
   local line=''
   { read -r line <"/proc/$$/stat"; } 2>/dev/null
   [[ -z $line || $line == *') Z '* ]] || return 0
-  sweep "$GANGRUN_JOB/$GANGRUN_ATTEMPT/"
+  sweep "$GANGRUN_RUN_NAME/$GANGRUN_JOB/$GANGRUN_ATTEMPT/"
   sleep 1
   kill -KILL 0 # the group of whoever asks
 }

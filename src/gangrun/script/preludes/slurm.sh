@@ -108,7 +108,7 @@ listen() {
     read -r name host key <<<"$entry"
     [[ $name != "$gone" ]] || continue # with the first of its nodes
     [[ -z ${LOST[$host]:-} ]] || { lose "$name" "$host" && continue; }
-    on "$host" inhabited "$JOB/$ATTEMPT/$name/"
+    on "$host" inhabited "$RUN_NAME/$JOB/$ATTEMPT/$name/"
     case $? in
       0) SEEN_AT[$key]=$SECONDS ;;                                       # there, and slow
       3) ((SECONDS - ${SEEN_AT[$key]} < 120)) || lose "$name" "$host" ;; # gone, and srun should have told us
@@ -155,5 +155,5 @@ force() {
 sweep_everywhere() {
   local host hosts=''
   for host in "${HOSTS[@]}"; do [[ -n ${LOST[$host]:-} ]] || hosts+=" $host"; done
-  [[ -z $hosts ]] || on "${hosts# }" sweep "$JOB/$ATTEMPT/"
+  [[ -z $hosts ]] || on "${hosts# }" sweep "$RUN_NAME/$JOB/$ATTEMPT/"
 }
