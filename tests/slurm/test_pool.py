@@ -140,4 +140,4 @@ def test_ray_is_not_there(project: Project, lab: Lab) -> None:
     assert not list(Path(shown["dir"]).glob("items/*/ran"))
     log = project.ok("logs", run).out
     assert 'engine = "ray" needs Ray in the environment of the items, and /usr/bin/python3 has none' in log
-    assert "pip install 'ray>=2.9'" in log
+    assert "pip install 'ray>=2.52'" in log

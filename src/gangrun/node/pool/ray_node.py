@@ -25,7 +25,7 @@ from .processes import adopt, end_children, items
 
 MISSING = (
     'engine = "ray" needs Ray in the environment of the items, and {python} has none: '
-    "pip install 'ray>=2.9' there, or say in [setup] which environment has it"
+    "pip install 'ray>=2.52' there, or say in [setup] which environment has it"
 )
 SOON = 120.0
 """Seconds within which the head has to be there."""
