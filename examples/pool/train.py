@@ -15,7 +15,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-ARMS, POINTS = 3, 512
+ARMS, POINTS = 3, 256
+torch.set_num_threads(1)  # more threads would only wait for one another in layers as small as these
 
 
 class Block(nn.Module):
@@ -48,7 +49,8 @@ def train(blocks: int, width: int = 32, epochs: int = 8, batch: int = 256, seed:
     torch.manual_seed(seed)
     device = "cuda" if torch.cuda.is_available() else "cpu"  # the one GPU that the item has is the only one it sees
     points, arms = spirals(device)
-    model = nn.Sequential(nn.Linear(2, width), *(Block(width) for _ in range(blocks)), nn.Linear(width, ARMS)).to(device)
+    depth = (Block(width) for _ in range(blocks))
+    model = nn.Sequential(nn.Linear(2, width), *depth, nn.Linear(width, ARMS)).to(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     for epoch in range(1, epochs + 1):
         for chosen in torch.randperm(len(points), device=device).split(batch):

@@ -7,9 +7,9 @@ import pytest
 
 from gangrun import clusters
 from gangrun.recipes import rl, sft
-from gangrun.resolve import resolve
 from gangrun.script.render import render
 from gangrun.spec.load import load
+from gangrun.sweeps import SweepPlan, plan_of
 
 REPOSITORY = Path(__file__).parents[2]
 EXPERIMENTS = sorted(REPOSITORY.glob("examples/*/*.toml"))
@@ -20,7 +20,8 @@ RECIPES = {"rl": rl.job, "sft": sft.job}
 def rendered(file: Path) -> str:
     recipe = RECIPES.get(file.parent.name)
     experiment = recipe(["@", str(file)]).experiment if recipe else load(file)
-    plan = resolve(experiment, clusters.named("slurm", experiment.project))
+    planned = plan_of(experiment, clusters.named("slurm", experiment.project))
+    plan = planned.shown if isinstance(planned, SweepPlan) else planned
     name = f"{plan.experiment}_{plan.step}_261121_090000"
     return render(plan, name, f"/project/outputs/{name}").replace(str(REPOSITORY), "/project")
 

@@ -357,6 +357,17 @@ def test_one_task_per_rank(project: Project) -> None:
     assert {f"RANK={rank} " for rank in range(8)} == set(re.findall(r"(?<!_)RANK=\d ", text))
 
 
+@pytest.mark.torch
+def test_a_pool_of_warm_trainings(project: Project) -> None:
+    folder = Path(project.example("pool")).parent
+    done = project.gangrun("run", f"{folder}/warm.toml", "--set", "sweep.blocks=[4, 40, 8, 12, 16, 20]", limit=200)
+    assert done.code == 0, done.out + done.err
+    assert "pool: 6 done, 0 failed, 0 left" in done.out
+    rows = project.ok("results", "latest", "--json").data
+    assert [row["state"] for row in rows] == ["COMPLETED"] * 6
+    assert all(0 < row["metrics"]["accuracy"] <= 1 for row in rows)
+
+
 def test_a_recorded_spec_runs_again(project: Project) -> None:
     project.write("experiments/again/000_try_3.toml", sh("echo seed {seed} in $PWD"))
     first = project.ok("run", "experiments/again/000_try_3.toml").out

@@ -272,7 +272,7 @@ def test_the_throttle_is_obeyed_while_it_runs(pool: Pool) -> None:
     driver = pool.drive()
     pool.work(cpus=8)
     pool.wait_for("Ended", 2)
-    (pool.dir / "throttle").write_text("6\n")
+    (pool.dir / "throttle").write_text("6 0\n")
     assert pool.ended(driver)[0] == 0
     running = most = 0
     for event in pool.events():

@@ -406,8 +406,9 @@ class Driver:
             changed = file.stat().st_mtime
             if changed != self._throttle:
                 self._throttle = changed
-                self._most = int(file.read_text(encoding="ascii").split()[0]) or None
-        except (OSError, ValueError, IndexError):
+                items, nodes = file.read_text(encoding="ascii").split()
+                self._most, self._most_nodes = int(items) or None, int(nodes) or None
+        except (OSError, ValueError):
             return
 
     def _expected_end(self) -> float | None:
