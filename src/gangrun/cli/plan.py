@@ -35,5 +35,6 @@ def run(args: argparse.Namespace) -> int:
         console = terminal.console(piped=120 if explained is None else 10_000)
         console.print(view.draw(plan, console.width) if explained is None else view.draw_explained(explained))
         if isinstance(planned, SweepPlan) and explained is None:
-            print("\n".join(["", *planned_items.table(planned, console.width)]))
+            lines = [*planned_items.table(planned, console.width), *planned_items.compared(planned, console.width)]
+            print("\n".join(["", *lines]))
     return 0

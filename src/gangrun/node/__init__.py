@@ -1,7 +1,8 @@
 """What runs inside a job and is more than bash: standard-library Python ≥ 3.8, packed into the run directory.
 
 A node has no gangrun: the files here import the standard library and one another, and `lighthouse.py` torchft. Of them
-gangrun imports only what client and job must know alike: the journal's format, and which checkpoint is the newest.
+gangrun imports only what client and job must know alike: the journal's format, in which order a pool's items start, and
+which checkpoint is the newest.
 """
 
 from functools import cache
@@ -19,7 +20,7 @@ POOL = tuple(
     f"pool/{name}.py"
     for name in (
         "__init__", "__main__", "agent", "agents", "channel", "driver", "engine", "folder", "items", "journal",
-        "places", "processes", "ray_node", "rays", "walltime", "warm",
+        "places", "processes", "ray_node", "rays", "waiting", "walltime", "warm",
     )
 )  # fmt: skip
 """What the job of a pool runs."""

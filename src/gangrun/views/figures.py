@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
@@ -48,6 +49,19 @@ def number(value: float | None, unit: str = "") -> str:
         return ""
     text = f"{value:.1f}" if abs(value) < 10 else f"{value:,.0f}"
     return f"{text} {unit}".rstrip()
+
+
+def duration(seconds: float) -> str:
+    """`17.3 s`, `8.52 min`, `31 h`."""
+    for length, unit, top in ((1, "s", 300), (60, "min", 180), (3600, "h", math.inf)):
+        if seconds / length < top:
+            return f"{significant(seconds / length)} {unit}"
+    raise AssertionError(seconds)
+
+
+def significant(value: float) -> str:
+    """Three digits, or as many as stand before the point: `17.3`, `1,204`, `0`."""
+    return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
 
 
 def aligned(rows: Sequence[Sequence[str]], right: str = "") -> Iterator[str]:

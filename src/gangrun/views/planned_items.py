@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from gangrun.comparison import of_plan
 from gangrun.sweeps import SweepPlan
+from gangrun.views import comparison
 from gangrun.views.sweeps import aligned, cell
 
 MOST_ROWS = 50
@@ -24,6 +26,18 @@ def table(sweep: SweepPlan, width: int) -> list[str]:
     if len(sweep.items) > MOST_ROWS:
         lines.append(f"and {len(sweep.items) - MOST_ROWS} more; --json lists all")
     return [line if len(line) <= width else line[: width - 1] + "…" for line in lines]
+
+
+def compared(sweep: SweepPlan, width: int) -> list[str]:
+    """What it would cost as an array and as a pool, and the items over time; nothing where not all have estimates."""
+    found = of_plan(sweep)
+    if found is None:
+        return []
+    chart = comparison.gantt(found.chart, width)
+    ordered = (
+        f"items over time as {found.chosen}, if the estimates are seconds; a number is an item of the table, from 0"
+    )
+    return ["", *comparison.table(found), *(["", ordered, *chart] if chart else [])]
 
 
 def _head(sweep: SweepPlan) -> str:
@@ -58,4 +72,5 @@ def as_data(sweep: SweepPlan) -> dict[str, Any]:
             for one in sweep.items
         ],
         "notes": list(sweep.notes),
+        "comparison": comparison.as_data(found) if (found := of_plan(sweep)) else None,
     }

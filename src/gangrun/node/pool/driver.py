@@ -23,6 +23,7 @@ from .engine import Begun, Engine, EngineError, NodeGone, NodeUp, Over
 from .items import Item, Items
 from .journal import Journal
 from .places import Node, Place, Places
+from .waiting import Waiting
 
 LIVES = 5
 """How often a driver that something kills is begun again."""
@@ -92,8 +93,7 @@ class Driver:
         self._running: dict[int, tuple[Item, Place, float]] = {}
         """By ticket; with when it began."""
         self._ticket = 0
-        self._queues: dict[tuple[float, float], list[Item]] = {}
-        """Waiting items by what they need, the next one last."""
+        self._waiting = Waiting()
         self._late: list[Item] = []
         """What could not end in time any more."""
         self._counts = {state: len(self._items.in_state(state)) for state in ("waiting", "done", "failed")}
@@ -156,7 +156,7 @@ class Driver:
             self._say(f"{done} items are done and {failed} failed already{again}")
 
     def _open_work(self) -> bool:
-        return any(self._queues.values()) and not self._hopeless()
+        return bool(self._waiting) and not self._hopeless()
 
     def _hopeless(self) -> bool:
         if self._places.nodes:
@@ -240,7 +240,7 @@ class Driver:
         if again:
             item.state = "waiting"
             self._counts["waiting"] += 1
-            self._put(item)
+            self._waiting.put(item)
             if event.why not in {"lost", "stopped"}:
                 self._say(f"{item.name} ended with {event.why or event.code} and is tried again")
         elif event.code or event.why:
@@ -256,51 +256,26 @@ class Driver:
     # --- what to start next ------------------------------------------------------------------------------------------
 
     def _queue(self) -> None:
-        """All waiting items anew, longest first; those of which nothing is known in the order of the file."""
+        """All waiting items anew."""
         self._late = []
-        self._queues = {}
-        for item in self._items.in_state("waiting"):
-            self._queues.setdefault(item.needs, []).append(item)
-        for queue in self._queues.values():
-            queue.sort(key=_urgency, reverse=True)
-
-    def _put(self, item: Item) -> None:
-        queue = self._queues.setdefault(item.needs, [])
-        key = _urgency(item)
-        at = len(queue)
-        while at and _urgency(queue[at - 1]) < key:
-            at -= 1
-        queue.insert(at, item)
+        self._waiting = Waiting(self._items.in_state("waiting"))
 
     def _assign(self) -> None:
         if self._full_disk:
             return  # what cannot be written down must not happen
-        closed: set[str] = set()
-        pack = len(self._queues) > 1
-        for queue in sorted((queue for queue in self._queues.values() if queue), key=lambda queue: _urgency(queue[-1])):
-            while queue and (self._most is None or len(self._running) < self._most):
-                item = queue[-1]
-                if not self._in_time(item, queue):
-                    continue
-                gpus, cpus = item.needs
-                place = self._places.choose(gpus, cpus, item.avoid, closed, pack=pack, most_nodes=self._most_nodes)
-                if place is None:
-                    if not self._give_up(item, queue):
-                        # A node is kept free for it, or narrower items would go on taking what becomes free.
-                        widest = self._places.widest()
-                        closed |= {widest} if widest else set()
-                        break
-                    continue
-                queue.pop()
-                self._start(item, place)
 
-    def _give_up(self, item: Item, queue: list[Item]) -> bool:
+        def room() -> bool:
+            return self._most is None or len(self._running) < self._most
+
+        for item, place in self._waiting.assign(self._places, room, self._most_nodes, self._too_late, self._give_up):
+            self._start(item, place)
+
+    def _give_up(self, item: Item) -> bool:
         """Fails an item that no node could hold even if it were empty."""
         nodes = list(self._places.nodes.values())
         wanted = self._settings.get("nodes", 1)
         if len(nodes) < wanted or any(node.could_ever(*item.needs) for node in nodes):
             return False
-        queue.pop()
         item.state = "failed"
         self._counts["waiting"] -= 1
         self._counts["failed"] += 1
@@ -310,20 +285,19 @@ class Driver:
         self._say(f"{item.name} needs {item.gpus:g} GPUs and {item.cpus:g} CPUs, which no node has")
         return True
 
-    def _in_time(self, item: Item, queue: list[Item]) -> bool:
-        """Whether it can end before the job does; else it is put aside."""
+    def _too_late(self, item: Item, queue: list[Item]) -> bool:
+        """Puts an item aside that cannot end before the job does."""
         if self._end == walltime.FAR or self._fits_in_time(item):
-            return True
+            return False
         if (
             item.estimate is not None
             and not self._counts["done"]
             and not self._running
             and not any(self._fits_in_time(other) for other in queue)
         ):
-            return True  # estimates need not be seconds, and none has shown yet what they are
-        queue.pop()
+            return False  # estimates need not be seconds, and none has shown yet what they are
         self._late.append(item)
-        return False
+        return True
 
     def _fits_in_time(self, item: Item) -> bool:
         return time.time() + (item.predicted or 0.0) <= self._end - MARGIN
@@ -474,8 +448,3 @@ class Driver:
             draft.replace(path)
         except OSError:
             return  # a full disk; the journal says so
-
-
-def _urgency(item: Item) -> tuple[float, int]:
-    """The smaller, the sooner it starts: of two the longer, of equals the first."""
-    return (-(item.predicted or 0.0), item.index)
