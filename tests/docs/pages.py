@@ -4,6 +4,7 @@ A block's first word is its language, the others are marks:
 
 - `toml experiment` loads, resolves and fits the JSON Schema. `toml fragment` is a part of one, `toml profile` the
   profile of a cluster, `toml package` the entry points of an extension.
+- `toml rl` is a configuration for `gangrun rl`, and becomes a script.
 - `console run` is run on this machine without a cluster, `console slurm` on a lab; what it shows must come out.
   `exit=N` says that the last command ends with N. `console` alone is only read: its commands and flags must exist.
 - `python extension` is imported, through the entry points of the `toml package` after it. Other python must compile.
