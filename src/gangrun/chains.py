@@ -123,7 +123,7 @@ def bound(experiment: Experiment, plan: _Plan, links: Mapping[Need, Link]) -> _P
     mine = [links[need] for need in needs_of(plan) if need in links]
     waits = tuple(str(link.run.attempt(link.attempt).path) for link in mine if not link.done)
     if isinstance(plan, SweepPlan):
-        items = tuple(replace(one, plan=_loading(one.experiment, one.plan, links)) for one in plan.items)
+        items = tuple(replace(one, plan=_loading(experiment, one.plan, links)) for one in plan.items)
         if plan.job:
             job = replace(plan.job, waits=waits) if plan.job.scheduler == "local" else plan.job
             return replace(plan, items=items, job=job)

@@ -23,8 +23,11 @@ from gangrun.spec.model import Allocation, Role
 from gangrun.spec.profile import Cluster
 
 
-def resolve(experiment: Experiment, cluster: Cluster) -> plan.Plan:
-    """The plan. Raises SpecError, or PlacementError where the roles do not fit, with every problem found."""
+def resolve(experiment: Experiment, cluster: Cluster, left: Mapping[str, plan.Value] | None = None) -> plan.Plan:
+    """The plan, with the references `left` as they are, for each item of a sweep to fill in.
+
+    Raises SpecError, or PlacementError where the roles do not fit, with every problem found.
+    """
     problems: list[Problem] = []
     allocation, _ = effective_allocation(experiment, cluster)
     roles = effective_roles(experiment, cluster, allocation, problems)
@@ -39,7 +42,7 @@ def resolve(experiment: Experiment, cluster: Cluster) -> plan.Plan:
     if misfits:
         # Wrong references are told all the same, as if every role that has no place had one.
         seated = {name: found or (Spot((0,)),) for name, found in spots.items()}
-        composer = Composer(experiment, cluster, roles, seated)
+        composer = Composer(experiment, cluster, roles, seated, left or {})
         for name in order:
             composer.texts(name, 0)
         composer.environment(), composer.files(), composer.variables()
@@ -47,7 +50,7 @@ def resolve(experiment: Experiment, cluster: Cluster) -> plan.Plan:
             key = ("roles", misfit.role, *misfit.key.split())
             composer.problems.append(experiment.problem(key, misfit.what, misfit.way_out))
         raise PlacementError(experiment.in_order(composer.problems))
-    composer = Composer(experiment, cluster, roles, spots)
+    composer = Composer(experiment, cluster, roles, spots, left or {})
     replicas = tuple(replica for name in order for replica in composer.replicas(name))
     env, files, variables = composer.environment(), composer.files(), composer.variables()
     if composer.problems:

@@ -14,11 +14,13 @@ from typing import Literal, TypeAlias
 
 from gangrun.errors import SpecError
 from gangrun.plan import model as plan
+from gangrun.plan import refs
+from gangrun.plan.fill import filled
 from gangrun.plan.refs import Scope, UnknownReferenceError, word
 from gangrun.pool import roles as pool_roles
 from gangrun.resolve import effective_allocation, resolve
 from gangrun.spec.load import Experiment
-from gangrun.spec.model import Allocation, Monitor, Pool, Role, text
+from gangrun.spec.model import Allocation, Monitor, Pool, Role, Spec
 from gangrun.spec.profile import Cluster
 from gangrun.spec.sweep import Item, expand
 
@@ -30,7 +32,8 @@ class PlannedItem:
     """One item, and what will happen in it."""
 
     item: Item
-    experiment: Experiment
+    sweep: Experiment
+    """That it is an item of."""
     plan: plan.Plan
     gpus: float
     """On one node in a pool; of its whole allocation in the other modes."""
@@ -38,6 +41,11 @@ class PlannedItem:
     estimate: float | None
     timeout: int | None
     retries: int
+
+    @property
+    def experiment(self) -> Experiment:
+        """The item alone, as a file of its own would have it."""
+        return self.sweep.alone(self.item.parameters, self.item.keys)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +107,7 @@ def plan_sweep(experiment: Experiment, cluster: Cluster) -> SweepPlan:
     assert sweep is not None  # noqa: S101 - for the type checker; who calls has looked
     items = expand(experiment)
     _check_keys(experiment, asked, items)
-    make = _in_pool if asked == "pool" else _alone
-    planned = tuple(make(experiment.alone(item.parameters, item.keys), cluster, item) for item in items)
+    planned = tuple(_planned(experiment, cluster, items, _in_pool if asked == "pool" else _alone))
     most = sweep.max_parallel
     if asked == "pool":
         job: plan.Plan | None = _pool_job(experiment, cluster, pool)
@@ -139,14 +146,56 @@ def _check_keys(experiment: Experiment, mode: Mode, items: tuple[Item, ...]) -> 
         raise SpecError(problems)
 
 
-def _alone(experiment: Experiment, cluster: Cluster, item: Item) -> PlannedItem:
-    made = resolve(experiment, cluster)
-    allocation, pool = made.allocation, experiment.spec.pool or Pool()
-    gpus = allocation.gpus * allocation.nodes
-    return PlannedItem(item, experiment, made, gpus, allocation.cpus, _estimate(experiment, pool), None, 0)
+_Make: TypeAlias = "Callable[[Experiment, Cluster, Mapping[str, plan.Value]], tuple[plan.Plan, float, int | None]]"
 
 
-def _in_pool(experiment: Experiment, cluster: Cluster, item: Item) -> PlannedItem:
+def _planned(experiment: Experiment, cluster: Cluster, items: tuple[Item, ...], make: _Make) -> Iterator[PlannedItem]:
+    """The items, with one plan for all that set the same keys: of 10,000 items each then costs a filling-in."""
+    spec, pool = experiment.spec, experiment.spec.pool or Pool()
+    inside = make is _in_pool
+    alike = _alike(spec)
+    made: dict[tuple[str, ...], tuple[plan.Plan, float, int | None]] = {}
+    for item in items:
+        seed = item.parameters.get("seed", experiment.seed)
+        given = {**spec.parameters, **item.parameters}
+        given.pop("seed", None)
+        values = refs.values(given, int(seed) if seed is not None else None)
+        key = (repr(item.keys) if alike else str(item.index), *values)
+        if key not in made:
+            left = {name: plan.Value(name) for name in values} if alike else {}
+            made[key] = make(experiment.alone(item.parameters, item.keys), cluster, left)
+        shared, gpus, cpus = made[key]
+        estimate = _estimate(experiment, pool, values)
+        yield PlannedItem(
+            item,
+            experiment,
+            filled(shared, values, int(seed) if seed is not None else None),
+            gpus,
+            cpus,
+            estimate,
+            pool.timeout if inside else None,
+            pool.retries if inside else 0,
+        )
+
+
+def _alike(spec: Spec) -> bool:
+    """Whether a plan can be made before the values are known: no needed step follows from the seed, and no launcher is
+    asked whether it can start a program that a parameter names."""
+    needed = [*spec.needs, *([spec.load.from_] if spec.load and spec.load.from_ else [])]
+    programs = [role.command[0] for role in spec.roles.values() if role.command]
+    return not any("{" in text for text in (*needed, *programs))
+
+
+def _alone(
+    experiment: Experiment, cluster: Cluster, left: Mapping[str, plan.Value]
+) -> tuple[plan.Plan, float, int | None]:
+    made = resolve(experiment, cluster, left)
+    return made, made.allocation.gpus * made.allocation.nodes, made.allocation.cpus
+
+
+def _in_pool(
+    experiment: Experiment, cluster: Cluster, left: Mapping[str, plan.Value]
+) -> tuple[plan.Plan, float, int | None]:
     """The item on a node of its own size, which the driver will give it."""
     pool = experiment.spec.pool or Pool()
     whole, _ = effective_allocation(experiment, cluster)
@@ -157,8 +206,7 @@ def _in_pool(experiment: Experiment, cluster: Cluster, item: Item) -> PlannedIte
         spec = spec.model_copy(update={"roles": {"main": Role(command=("call", pool.call))}})
     # The pool's job is watched, its items with it.
     inside = replace(experiment, spec=spec.model_copy(update={"allocation": seat, "monitor": Monitor(on=False)}))
-    made = resolve(inside, _here(cluster))
-    return PlannedItem(item, inside, made, gpus, cpus, _estimate(experiment, pool), pool.timeout, pool.retries)
+    return resolve(inside, _here(cluster), left), gpus, cpus
 
 
 def _here(cluster: Cluster) -> Cluster:
@@ -231,16 +279,13 @@ _OPERATORS: Mapping[type[ast.AST], Callable[..., float]] = {
 }
 
 
-def _estimate(experiment: Experiment, pool: Pool) -> float | None:
-    """What `[pool] estimate` comes to for this item. Raises SpecError."""
+def _estimate(experiment: Experiment, pool: Pool, values: Mapping[str, str]) -> float | None:
+    """What `[pool] estimate` comes to for an item of these values. Raises SpecError."""
     if pool.estimate is None:
         return None
-    facts: dict[str, plan.Part] = {name: text(value) for name, value in experiment.spec.parameters.items()}
-    if experiment.seed is not None:
-        facts["seed"] = str(experiment.seed)
     written = pool.estimate
     try:
-        parts = word(written, Scope({}, facts)).parts
+        parts = word(written, Scope({}, values)).parts
         written = "".join(map(str, parts))
         value = float(_calculated(ast.parse(written, mode="eval").body))
     except UnknownReferenceError as error:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import PurePath
 from typing import TypeAlias
 
 from gangrun.errors import Problem
@@ -15,7 +14,7 @@ from gangrun.plan.problems import problem_at
 from gangrun.plan.refs import Address, Scope, UnknownReferenceError
 from gangrun.plan.seat import Contained, Launch, Seat
 from gangrun.spec.load import Experiment
-from gangrun.spec.model import Container, Role, text
+from gangrun.spec.model import Container, Role
 from gangrun.spec.profile import Cluster
 from gangrun.spec.toml import Key
 
@@ -41,6 +40,8 @@ class Composer:
     cluster: Cluster
     roles: Mapping[str, Role]
     spots: Mapping[str, tuple[Spot, ...]]
+    left: Mapping[str, plan.Value] = field(default_factory=dict)
+    """References that are left as they are, for each item of a sweep to fill in."""
     problems: list[Problem] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     ports: dict[tuple[str, int], dict[str, plan.Port]] = field(default_factory=dict)
@@ -82,12 +83,8 @@ class Composer:
             "load": plan.Var("load"),
             "resumed": plan.Var("resumed"),
         }
-        if self.experiment.seed is not None:
-            facts["seed"] = str(self.experiment.seed)
-        for name, value in self.experiment.spec.parameters.items():
-            facts[name] = text(value)
-            if isinstance(value, str):
-                facts[f"{name}.name"], facts[f"{name}.stem"] = PurePath(value).name, PurePath(value).stem
+        facts.update(refs.values(self.experiment.spec.parameters, self.experiment.seed))
+        facts.update(self.left)
         if not role:
             return Scope({} if before else self.addresses, facts)
         facts.update({"index": str(index), "count": str(len(self.spots[role]))})

@@ -43,7 +43,14 @@ class Var:
     name: Literal["run_dir", "run_name", "job", "attempt", "load", "resumed"]
 
 
-Part: TypeAlias = "str | Host | Port | Addresses | Var"
+@dataclass(frozen=True, slots=True)
+class Value:
+    """A value of each item of a sweep, in the plan that items share before `gangrun.plan.fill` makes it theirs."""
+
+    name: str
+
+
+Part: TypeAlias = "str | Host | Port | Addresses | Var | Value"
 
 
 @dataclass(frozen=True, slots=True)

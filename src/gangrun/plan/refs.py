@@ -13,9 +13,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import PurePath
 
 from gangrun.plan.model import Addresses, Host, Part, Port, Word
 from gangrun.spec.load import nearest
+from gangrun.spec.model import text as text_of
 
 _TOKEN = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]|[^{}]+")
 _BRACES = "for a brace itself write {{ or }}"
@@ -41,6 +43,17 @@ class Scope:
     facts: Mapping[str, Part]
     """Plain references such as `seed`; an absent fact has no entry."""
     self_: Address | None = None
+
+
+def values(parameters: Mapping[str, object], seed: int | None) -> dict[str, str]:
+    """What the parameters of an experiment give references: themselves, and of a path its parts."""
+    found = {} if seed is None else {"seed": str(seed)}
+    for name, value in parameters.items():
+        found[name] = text_of(value)
+        if isinstance(value, str):
+            path = PurePath(value)
+            found[f"{name}.name"], found[f"{name}.stem"] = path.name, path.stem
+    return found
 
 
 def word(text: str, scope: Scope) -> Word:

@@ -1,0 +1,35 @@
+"""A plan that items of a sweep share, filled with the values of one of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from gangrun.plan.model import Plan, Ready, Replica, Value, Word
+
+
+def filled(plan: Plan, values: Mapping[str, str], seed: int | None) -> Plan:
+    """The plan with these values in the place of each `Value`."""
+
+    def word(one: Word) -> Word:
+        for part in one.parts:
+            if type(part) is Value:
+                return Word.of(*[values[part.name] if type(part) is Value else part for part in one.parts])
+        return one
+
+    def pairs(words: tuple[tuple[str, Word], ...]) -> tuple[tuple[str, Word], ...]:
+        return tuple([(name, word(one)) for name, one in words]) if words else words
+
+    def replica(one: Replica) -> Replica:
+        ready = one.ready and Ready(one.ready.kind, word(one.ready.target), one.ready.within)
+        argv, flags = tuple(map(word, one.argv)), tuple(map(word, one.step_flags))
+        return replace(one, argv=argv, env=pairs(one.env), ready=ready, step_flags=flags)
+
+    return replace(
+        plan,
+        seed=seed,
+        replicas=tuple(map(replica, plan.replicas)),
+        env=pairs(plan.env),
+        files=pairs(plan.files),
+        variables=tuple([(name, word(one) if isinstance(one, Word) else one) for name, one in plan.variables]),
+    )

@@ -1,0 +1,131 @@
+"""Plans of sweeps: that items share the work of planning, and that nobody can tell."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+
+import pytest
+
+from gangrun.errors import SpecError
+from gangrun.resolve import resolve
+from gangrun.spec.load import load
+from gangrun.spec.model import Profile
+from gangrun.spec.profile import Cluster
+from gangrun.sweeps import SweepPlan, plan_sweep
+
+Write = Callable[..., Path]
+SITE = Cluster("site", Profile())
+RICH = """\
+command = ["train.py", "{lr}", "--data={data.stem}", "{run.dir}/{lr}", "{{x}}", "{data}{lr}"]
+launcher = { type = "torchrun", log_dir = "{data.name}" }
+needs = "first"
+files = { "a.toml" = "lr = {lr}" }
+variables = { name = "{lr}", many = 3 }
+[allocation]
+nodes = 2
+gpus = 4
+cpus = 32
+[env]
+LR = "{lr}"
+[parameters]
+data = "/data/one.csv"
+unused = 1
+[roles.server]
+command = ["serve", "{self.port.http}", "{lr}"]
+kind = "service"
+gpus = 0
+nodes = 1
+cpus = 2
+ports = ["http"]
+ready = { http = "http://{self.host}:{self.port.http}/{lr}" }
+[roles.server.container]
+runtime = "apptainer"
+image = "/x.sif"
+env = { RATE = "{lr}" }
+[wandb]
+[sweep]
+lr = [0.1, 0.2]
+zip = [{ data = ["/data/a.csv", "/data/b.csv"], "allocation.nodes" = [2, 4], "env.MORE" = ["{lr}", "x"] }]
+seeds = "0-1"
+"""
+
+
+@pytest.mark.parametrize(
+    "text", [RICH, RICH.replace('"first"', '"first_{seed}"'), RICH.replace('"train.py"', '"{data}"')]
+)
+def test_items_that_share_their_planning_are_planned_as_if_they_did_not(write: Write, text: str) -> None:
+    sweep = plan_sweep(load(write(text)), SITE)
+    assert len(sweep.items) == 8
+    for one in sweep.items:
+        assert one.plan == resolve(one.experiment, SITE)
+    assert len({one.plan for one in sweep.items}) == 8
+
+
+def test_in_a_pool_too(write: Write) -> None:
+    sweep = plan_sweep(
+        load(write('command = ["x", "{a}"]\n[pool]\nestimate = "{a} * {b}"\n[sweep]\na = [2, 3]\nb = [5]')), SITE
+    )
+    assert [one.plan.replicas[0].argv[1].parts for one in sweep.items] == [("2",), ("3",)]
+    assert [one.estimate for one in sweep.items] == [10, 15]
+
+
+def calls(work: Callable[[], object]) -> int:
+    """How many functions in Python it calls."""
+    count = 0
+
+    def one(_: FrameType, event: str, __: object) -> None:
+        nonlocal count
+        count += event == "call"
+
+    sys.setprofile(one)
+    try:
+        work()
+    finally:
+        sys.setprofile(None)
+    return count
+
+
+def grid(write: Write, mode: str, many: int) -> Callable[[], SweepPlan]:
+    text = f"""\
+command = ["python", "train.py", "--lr", "{{lr}}", "--out", "{{run.dir}}"]
+[allocation]
+gpus = 4
+cpus = 32
+[pool]
+estimate = "{{n}} * 0.3"
+[sweep]
+mode = "{mode}"
+lr = {{ from = 1, to = {many}, step = 1 }}
+n = {{ from = 1, to = 10, step = 1 }}
+"""
+    experiment = load(write(text))
+    return lambda: plan_sweep(experiment, SITE)
+
+
+@pytest.mark.parametrize("mode", ["pool", "jobs", "array"])
+def test_planning_an_item_more_costs_a_filling_in(write: Write, mode: str) -> None:
+    """Resolving one takes some 700 calls. 10,000 items took 2.97 s on a busy machine when each was resolved."""
+    grid(write, mode, 1)()  # what is found out once
+    few, many = calls(grid(write, mode, 10)), calls(grid(write, mode, 60))
+    assert (many - few) / 500 < 120
+
+
+def test_keys_that_items_set_are_resolved_once_for_each_value(write: Write) -> None:
+    text = '[sweep]\nlr = {{ from = 1, to = {}, step = 1 }}\n"allocation.nodes" = [1, 2]'
+    head = 'command = ["x", "{lr}"]\n'
+
+    def plan(many: int) -> Callable[[], SweepPlan]:
+        experiment = load(write(head + text.format(many)))
+        return lambda: plan_sweep(experiment, SITE)
+
+    plan(1)()
+    assert (calls(plan(110)) - calls(plan(10))) / 200 < 120
+
+
+def test_a_problem_of_one_item_alone_is_found(write: Write) -> None:
+    file = write('command = ["x"]\n[sweep]\nlr = [1, 2]\n"allocation.nodes" = [1, 0]')
+    with pytest.raises(SpecError, match=r"sweep\.allocation\.nodes.*greater than or equal to 1"):
+        plan_sweep(load(file), SITE)
