@@ -25,6 +25,7 @@ from gangrun.node.pool.waiting import Waiting
 from gangrun.sweeps import PlannedItem, SweepPlan
 
 Name: TypeAlias = Literal["jobs", "array", "pool"]
+Unit: TypeAlias = Literal["GPU", "CPU"]
 CLEAR = 0.1
 """A share by which two ways differ clearly."""
 
@@ -89,7 +90,7 @@ class Way:
 class Comparison:
     """Two ways to run the same items."""
 
-    unit: Literal["GPU", "CPU"]
+    unit: Unit
     spread: Way
     """As an array or as jobs."""
     pool: Way
@@ -152,8 +153,8 @@ def compare(
     finish about when the longest item does. `time` is what a job of the chosen way asks for; without it, and for the
     other way, the least that does. `pool` or `spread` is what a way has come to, where it has already run.
     """
-    unit: Literal["GPU", "CPU"] = "GPU" if any(work.gpus for work in works) else "CPU"
-    weights = [_weight(work, unit) for work in works]
+    unit = unit_of(works)
+    weights = [weight(work, unit) for work in works]
     widest = max(weights)
     longest = max(work.seconds for work in works)
     computing = sum(work.seconds * weight for work, weight in zip(works, weights, strict=True))
@@ -186,7 +187,7 @@ def compare(
             "jobs" if chosen == "jobs" else "array",
             len(works),
             widest,
-            _most_at_once(begins, ends, asked),
+            most_at_once(begins, ends, asked),
             wanted,
             longest,
             max(ends),
@@ -199,7 +200,13 @@ def compare(
     return Comparison(unit, spread, pool, chosen, bound, tuple(chart), better, why)
 
 
-def _weight(work: Work, unit: str) -> float:
+def unit_of(works: Iterable[Work]) -> Unit:
+    """What is counted."""
+    return "GPU" if any(work.gpus for work in works) else "CPU"
+
+
+def weight(work: Work, unit: Unit) -> float:
+    """How many of the unit an item holds."""
     return (work.gpus if unit == "GPU" else work.cpus or 1) * work.nodes
 
 
@@ -262,7 +269,8 @@ def simulate_jobs(works: Sequence[Work], max_parallel: int | None, max_nodes: in
     return begins
 
 
-def _most_at_once(begins: Sequence[float], ends: Sequence[float], weights: Sequence[float]) -> float:
+def most_at_once(begins: Sequence[float], ends: Sequence[float], weights: Sequence[float]) -> float:
+    """The highest sum of the weights of what goes on at the same time."""
     changes = sorted(
         [(when, weight) for when, weight in zip(begins, weights, strict=True)]
         + [(when, -weight) for when, weight in zip(ends, weights, strict=True)]
@@ -274,7 +282,7 @@ def _most_at_once(begins: Sequence[float], ends: Sequence[float], weights: Seque
     return most
 
 
-def _judge(spread: Way, pool: Way, unit: str) -> tuple[Name, str]:
+def _judge(spread: Way, pool: Way, unit: Unit) -> tuple[Name, str]:
     """What costs clearly less; else what ends clearly earlier; else what asks for less."""
     criteria: Sequence[tuple[str, Callable[[Way], float], float]] = (
         (f"holds {{}} fewer {unit}-hours, and what is held is what is charged", lambda way: way.held, CLEAR),

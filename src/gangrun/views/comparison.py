@@ -16,14 +16,17 @@ Row: TypeAlias = "tuple[str, list[Stretch]]"
 
 def table(found: Comparison) -> list[str]:
     """Both ways, figure by figure, and which is better."""
-    ways = (found.spread, found.pool)
+    return [*aligned(rows(found), right=f"{found.spread.name} pool"), *words(found)]
+
+
+def words(found: Comparison) -> list[str]:
+    """What follows from the figures."""
     short = [
         f"note: as {way.name} it asks for {duration(way.time)}, and needs {duration(way.needed)}"
-        for way in ways
+        for way in (found.spread, found.pool)
         if way.time < way.needed
     ]
     return [
-        *aligned(rows(found), right=" ".join(way.name for way in ways)),
         f"no way ends before {duration(found.bound)} on {found.pool.at_once:g} {found.unit}s",
         f"better: {found.better}, which {found.why}",
         *short,

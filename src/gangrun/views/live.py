@@ -11,12 +11,13 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from gangrun.record import items, pools
 from gangrun.record.facts import AttemptFacts
 from gangrun.record.rundir import RunDir
-from gangrun.record.state import RunState, State
+from gangrun.record.state import Progress, RunState, State
 from gangrun.scheduler import reasons
 from gangrun.views.logs import Merged, painter
-from gangrun.views.runs import clock, last_lines, replica_state
+from gangrun.views.runs import clock, last_lines, progress_line, replica_state
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -25,6 +26,8 @@ LOOK = 0.1
 """Seconds between looks at the logs."""
 FIRST, LONGEST, GROWTH = 1.0, 30.0, 1.5
 """Seconds between questions to the scheduler: the first pause, the longest, and how pauses grow."""
+SAID_EVERY = 10.0
+"""Seconds between two words on the progress of a sweep where there is no terminal."""
 MOST_ROWS = 16
 """Live lines shown at the most."""
 
@@ -42,7 +45,9 @@ def follow_process(
     Signals are passed on to its script; `stopping` is called before the first is, `killing` after a second Ctrl-C has
     killed the script.
     """
-    with _passing_on(process, stopping, killing), _screen(run, quiet=quiet) as show:
+    known = items.read(run)
+    counted = (lambda: pools.progress(run, len(known))) if known else None
+    with _passing_on(process, stopping, killing), _screen(run, quiet=quiet, counted=counted) as show:
         while process.poll() is None:
             show(final=False)
             time.sleep(LOOK)
@@ -61,8 +66,14 @@ def follow_runs(
     single = len(runs) == 1 and not quiet
     known: dict[str, str] = {}
     lost: set[str] = set()
-    with _screen(runs[0], role=role, quiet=not single) as show:
-        pause, asked, now = FIRST, -LONGEST, list(states())
+    now = list(states())
+
+    def counted() -> Progress | None:
+        progress = now[0].progress
+        return pools.progress(runs[0], progress.items) if progress and now[0].mode == "pool" else progress
+
+    with _screen(runs[0], role=role, quiet=not single, counted=counted if now and now[0].mode else None) as show:
+        pause, asked = FIRST, -LONGEST
         while True:
             if not quiet:
                 _tell(now, known)
@@ -152,18 +163,32 @@ def _passing_on(
 
 
 @contextmanager
-def _screen(run: RunDir, *, role: str = "", quiet: bool) -> Iterator[Callable[..., None]]:
-    """Gives a function that shows what is new: lines as they come, and on a terminal the live lines below them."""
+def _screen(
+    run: RunDir, *, role: str = "", quiet: bool, counted: Callable[[], Progress | None] | None = None
+) -> Iterator[Callable[..., None]]:
+    """Gives a function that shows what is new: lines as they come, and on a terminal the live lines below them.
+
+    Of a sweep, of which `counted` says how far its items are, that is one line; elsewhere it is said now and then.
+    """
     merged = Merged(run, role)
     terminal = sys.stdout.isatty() and not quiet
     paint = painter(colour=terminal)
 
     if not terminal:
+        said, told = time.monotonic(), ""
 
         def plain(*, final: bool) -> None:
+            nonlocal said, told
             for line in merged.lines(final=final):
                 if not quiet:
                     print(paint(line), flush=True)
+            if counted is None or quiet or final or time.monotonic() - said < SAID_EVERY:
+                return
+            said, progress = time.monotonic(), counted()
+            words = progress_line(progress, final=False) if progress else ""
+            if words != told:
+                print(f"gangrun: {words}", file=sys.stderr, flush=True)
+                told = words
 
         yield plain
         return
@@ -182,9 +207,16 @@ def _screen(run: RunDir, *, role: str = "", quiet: bool) -> Iterator[Callable[..
                 console.print(Text.from_ansi(paint(line)))
             if time.monotonic() - drawn > 0.5:
                 drawn = time.monotonic()
-                live.update(_rows(run, run.facts(), console.width), refresh=True)
+                rows = _rows(run, run.facts(), console.width) if counted is None else _progress(counted())
+                live.update(rows, refresh=True)
 
         yield moving
+
+
+def _progress(progress: Progress | None) -> Text:
+    from rich.text import Text
+
+    return Text(progress_line(progress, final=False) if progress else "waiting for the first item", style="bold")
 
 
 def _rows(run: RunDir, facts: AttemptFacts | None, width: int) -> Text:

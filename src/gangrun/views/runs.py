@@ -78,7 +78,7 @@ def progress_line(progress: Progress, *, final: bool) -> str:
     for number, word in ((progress.wrong, "failed"), (progress.running, "running"), (progress.left, "left")):
         if number and not (final and word == "running"):
             words.append(f"{number} {word}")
-    if progress.ends is not None and not final:
+    if progress.ends is not None and not final and (progress.running or progress.left):
         words.append(f"ends in {clock(max(progress.ends - time.time(), 0))}")
     if progress.occupancy is not None:
         words.append(f"GPUs used {progress.occupancy:.0%}")

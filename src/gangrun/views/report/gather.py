@@ -156,7 +156,8 @@ def gather(
     span = Span(min(life.began for life in lives), max(life.ended for life in lives), SLICES)
     places = {name: place for name, place, _ in sources}
     whole = [_used(life, places[life.item], span) for life in lives]
-    return Report(run, state, span, whole, items, _asked_time(run), now)
+    asked = next((limit for one in (run, run.array(0), sources[0][1]) if (limit := _asked_time(one))), None)
+    return Report(run, state, span, whole, items, asked, now)
 
 
 def mean(curves: Iterable[Curve]) -> Curve:

@@ -12,6 +12,7 @@ from gangrun.views.figures import aligned, coarse, number, share, size, spark
 from gangrun.views.report import html
 from gangrun.views.report.gather import Life, Report, highest, mean, total
 from gangrun.views.report.html import Bar
+from gangrun.views.report.items import items
 from gangrun.views.report.section import Section
 from gangrun.views.report.verdict import verdict
 from gangrun.views.runs import clock, replica_state
@@ -197,7 +198,7 @@ def notes(report: Report) -> Section | None:
     return Section("Notes", lines, html.paragraphs(lines)) if lines else None
 
 
-SECTIONS: Sequence[Callable[[Report], Section | None]] = (overview, lives, gpus, cpus, memory, notes)
+SECTIONS: Sequence[Callable[[Report], Section | None]] = (overview, items, lives, gpus, cpus, memory, notes)
 """In the order of the page; one that has nothing to say of a run returns None."""
 
 
