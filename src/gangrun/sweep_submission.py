@@ -31,17 +31,20 @@ if TYPE_CHECKING:
 _Files: TypeAlias = "dict[str, bytes | Callable[[RunDir], bytes]]"
 
 
-def create(store: Store, sweep: SweepPlan, argv: Sequence[str], largest_array: int = 1001) -> RunDir:
+def create(
+    store: Store, sweep: SweepPlan, argv: Sequence[str], largest_array: int = 1001, flags: Sequence[str] = ()
+) -> RunDir:
     """Makes the run directory of a sweep with all its items.
 
-    `largest_array` is how many tasks an array of the cluster can have. Raises InputError, RecordError.
+    `largest_array` is how many tasks an array of the cluster can have; `flags` go to sbatch for a further job of a
+    pool, too. Raises InputError, RecordError.
     """
     experiment, job = sweep.experiment, sweep.job
     cluster = sweep.shown.cluster
     files: _Files = {ITEMS_FILE: lambda run: encode(_lines(sweep, run, arrays))}
     arrays = _arrays(sweep, largest_array) if sweep.mode == "array" else []
     if job is not None:
-        files[POOL_FILE] = json.dumps(_settings(sweep, job), indent=1).encode("ascii") + b"\n"
+        files[POOL_FILE] = json.dumps(_settings(sweep, job, flags), indent=1).encode("ascii") + b"\n"
         files.update(submission.files_of(job))
     created = submission.created_by(experiment, cluster, argv)
     born = encode_event(replace(created, argv=()))
@@ -150,7 +153,7 @@ def _pool_line(sweep: SweepPlan, planned: PlannedItem, run: RunDir, line: ItemLi
     )
 
 
-def _settings(sweep: SweepPlan, job: Plan) -> dict[str, object]:
+def _settings(sweep: SweepPlan, job: Plan, flags: Sequence[str]) -> dict[str, object]:
     """`pool.json`."""
     pool, allocation = sweep.pool, job.allocation
     said = not sweep.scripted
@@ -159,6 +162,7 @@ def _settings(sweep: SweepPlan, job: Plan) -> dict[str, object]:
         "engine": pool.engine if said else "steps",
         "call": pool.call if said else None,
         "continue": pool.continue_ and said,
+        "flags": list(flags),
         "max_parallel": sweep.max_parallel,
         "max_nodes": sweep.max_nodes,
         "scheduler": job.scheduler,

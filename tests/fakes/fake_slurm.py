@@ -336,6 +336,40 @@ class QueueFullForEver(QueueFull):
     seconds = 60.0
 
 
+class FullForTheFourth(QueueFull):
+    """There is room for three jobs, and after a while for the others."""
+
+    def sbatch(self, argv: list[str]) -> int:
+        return super().sbatch(argv) if self.again("sbatch") == 3 else FakeSlurm.sbatch(self, argv)
+
+
+class SmallArrays(FakeSlurm):
+    """Four tasks in an array at the most."""
+
+    largest = 4
+
+    def scontrol(self, argv: list[str]) -> int:
+        if argv[:2] != ["show", "config"]:
+            return super().scontrol(argv)
+        print(f"ClusterName             = fake\nMaxArraySize            = {self.largest}")
+        return 0
+
+
+class NoArrays(SmallArrays):
+    largest = 0
+
+
+class HangsWithTheThird(SmallArrays):
+    """The third job is taken in, and sbatch does not say so."""
+
+    def sbatch(self, argv: list[str]) -> int:
+        if self.again("sbatch") < 2:
+            return super().sbatch(argv)
+        self.accept(argv)
+        time.sleep(60)
+        return 0
+
+
 class Slow(FakeSlurm):
     """Every answer takes its time."""
 

@@ -108,7 +108,7 @@ def jobs_of(run: RunDir, state: RunState, project: Path) -> list[str]:
 
     if state.mode == "pool":
         further = pools.continued(run)
-        return [job for job in (further, state.job) if job]
+        return [job for job in dict.fromkeys((further, state.job)) if job]
     if state.mode not in SPREAD:
         return [state.job] if state.job else []
     jobs = []
@@ -172,15 +172,17 @@ def check_name(experiment: Experiment) -> None:
     run_id(experiment.experiment, experiment.step, "YYMMDD_HHMMSS", longest)
 
 
-def created(store: Store, experiment: Experiment, cluster: Cluster, plan: Plan | SweepPlan) -> RunDir:
-    """The run's directory, made; of a sweep in arrays that the cluster takes."""
+def created(
+    store: Store, experiment: Experiment, cluster: Cluster, plan: Plan | SweepPlan, flags: Sequence[str] = ()
+) -> RunDir:
+    """The run's directory, made; of a sweep in arrays that the cluster takes. `flags` are the user's own for sbatch."""
     from gangrun import submission, sweep_submission
     from gangrun.sweeps import SweepPlan
 
     if not isinstance(plan, SweepPlan):
         return submission.create(store, experiment, plan, sys.argv)
     if plan.mode != "array":
-        return sweep_submission.create(store, plan, sys.argv)
+        return sweep_submission.create(store, plan, sys.argv, flags=flags)
     largest = patient(cluster).limits().largest_array
     if not largest:
         way_out = '--set sweep.mode="jobs", or "pool"'

@@ -134,7 +134,7 @@ def _send(
     try:
         for experiment, cluster, plan in planned:
             bound = chains.bound(experiment, plan, links)
-            runs.append(inputs.created(stores[experiment.project], experiment, cluster, bound))
+            runs.append(inputs.created(stores[experiment.project], experiment, cluster, bound, args.flags))
             mine = [links[need] for need in chains.needs_of(plan)]
             sending[runs[-1]] = senders.submit(send, runs[-1], cluster, bound, mine)
             links[chains.name_of(plan)] = chains.Link(chains.name_of(plan), runs[-1], pending=True)

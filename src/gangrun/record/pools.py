@@ -48,9 +48,13 @@ def progress(run: RunDir, items: int) -> Progress:
 
 
 def continued(run: RunDir) -> str:
-    """The job that was queued for what its time limit leaves; empty where there is none."""
+    """The newest job that was queued for what a time limit leaves; empty where there is none. One that has begun since
+    is in the journal alone."""
     job = status(run).get("continued")
-    return job if isinstance(job, str) else ""
+    if isinstance(job, str) and job:
+        return job
+    opened = journal(run).opened
+    return str(opened[-1].get("job", "")) if len(opened) > 1 else ""
 
 
 def journal(run: RunDir) -> Fold:

@@ -15,7 +15,7 @@ from gangrun.errors import RecordError, RunNotFound
 from gangrun.record import items
 from gangrun.record.events import Created, Found, Note, Submitted, decode_all, encode
 from gangrun.record.naming import readings, run_id, sanitise, stamp_key, stamps
-from gangrun.record.rundir import EVENTS, LATEST, RunDir
+from gangrun.record.rundir import EVENTS, LATEST, NODE, RunDir
 from gangrun.record.words import refusal
 
 if TYPE_CHECKING:
@@ -79,9 +79,14 @@ class Store:
             _write(draft / "commit.txt", _bytes(source.describe()), 0o600)
             if source.diff:
                 _write(draft / "diff.patch", source.diff, 0o600)
+            programs: dict[bytes, Path] = {}
             for name, data in files.items():
-                (draft / name).parent.mkdir(parents=True, exist_ok=True)
-                _write(draft / name, data if isinstance(data, bytes) else data(run), 0o600)
+                path, content = draft / name, data if isinstance(data, bytes) else data(run)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                if path.parent.name == NODE and programs.setdefault(content, path) != path:
+                    _share(programs[content], path, content)
+                else:
+                    _write(path, content, 0o600)
             _write(draft / EVENTS, encode(event), 0o600)
             draft.rename(run.path)
             self._used.add(run.path)
@@ -276,6 +281,14 @@ def _make(folder: Path, made: list[Path]) -> None:
             raise
     else:
         made.append(folder)
+
+
+def _share(first: Path, path: Path, data: bytes) -> None:
+    """The same program under another name: items of a sweep have one each, and nobody writes to it."""
+    try:
+        path.hardlink_to(first)
+    except OSError:  # a file system without hard links
+        _write(path, data, 0o600)
 
 
 def _write(path: Path, data: bytes, mode: int) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -436,3 +437,30 @@ def test_ended_runs_cost_one_file_each(new_run: MakeRun, submitted: list[Event],
     root = str(run.path.parents[2])
     done = subprocess.run([sys.executable, "-c", program, root], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+# --- a pool whose time limit has left something ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("begun", [False, True], ids=["that waits", "that has begun and forgotten who queued it"])
+def test_a_pool_goes_on_in_the_job_that_it_has_queued(new_run: MakeRun, answers, begun: bool) -> None:
+    run = new_run(
+        Created(cluster="lab", t=T0, mode="pool", items=9),
+        Submitting(1, "name", HERE, 1, 1, t=T0),
+        Submitted("7", "lab", t=T0),
+    )
+    run.pool.mkdir()
+    opened = [f'{{"t": {T0 + 9 * number}, "type": "Opened", "job": "{job}"}}\n' for number, job in enumerate("78")]
+    (run.pool / "journal.jsonl").write_text("".join(opened[: 1 + begun]))
+    (run.pool / "status.json").write_text(json.dumps({"done": 4, "continued": "" if begun else "8"}))
+    scheduler = answers(
+        Status("7", "TIMEOUT", ended=T0 + 8), Status("8", "RUNNING" if begun else "PENDING", name="name")
+    )
+    state = one(run, scheduler, T0 + 60)
+    assert (state.state, state.job, state.progress and state.progress.done) == (
+        "RUNNING" if begun else "PENDING",
+        "8",
+        4,
+    )
+    assert one(run, scheduler, T0 + 61).job == "8"
+    assert [event.job for event in run.read_events() if isinstance(event, Found)] == ["8"], "noted once"

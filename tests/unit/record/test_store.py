@@ -62,6 +62,17 @@ def test_a_new_run_is_complete(store: Store) -> None:
     assert [path.name for path in run.path.parent.iterdir() if path.name.startswith(".")] == []
 
 
+def test_items_share_the_programs_of_their_node_and_nothing_else(store: Store) -> None:
+    items = [f"items/{name}/{file}" for name in "abc" for file in ("node/monitor.py", "events.jsonl")]
+    run = create(store, files=dict.fromkeys(items, b"print()\n"))
+    programs, events = (
+        [run.path / f"items/{name}/{file}" for name in "abc"] for file in ("node/monitor.py", "events.jsonl")
+    )
+    assert {path.stat().st_nlink for path in programs} == {3}
+    assert {path.stat().st_nlink for path in events} == {1}
+    assert {path.read_bytes() for path in programs} == {b"print()\n"}
+
+
 def test_other_files_come_with_it(store: Store) -> None:
     run = create(store, files={"node/pool.py": b"print()\n", "items.jsonl": b"{}\n"})
     assert (run.path / "node" / "pool.py").read_bytes() == b"print()\n"

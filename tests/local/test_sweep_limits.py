@@ -1,0 +1,135 @@
+"""Sweeps that meet a cluster's limits, and a sender that is killed in the middle: on fake Slurm programs."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "fakes"))
+
+import fake_slurm as fakes
+from fake_slurm import Installed
+
+from gangrun.record.state import State
+from tests.gangrun_cli import Done, Project, wait_for
+
+FILE = "experiments/sweep/many.toml"
+SWEEP = """\
+cluster = "site"
+command = ["echo", "{x}"]
+[pool]
+estimate = "{x}"
+[sweep]
+mode = "MODE"
+x = { from = 1, to = 10, step = 1 }
+"""
+Fake = Callable[..., Installed]
+
+
+@pytest.fixture
+def project(project: Project) -> Project:
+    project.env["GANGRUN_CLUSTER"] = "site"
+    project.write("clusters/site.toml", 'scheduler = "slurm"\n')
+    return project
+
+
+def submit(project: Project, mode: str, *words: str) -> Done:
+    project.write(FILE, SWEEP.replace("MODE", mode))
+    return project.ok("submit", FILE, *words)
+
+
+def given(fake: Installed, flag: str) -> list[str]:
+    """What each sbatch was told on its command line."""
+    return [fakes.option(call["argv"], flag) for call in fake.calls("sbatch")]
+
+
+def lines(project: Project) -> list[dict[str, object]]:
+    folder = Path(project.run()["dir"])
+    return [json.loads(line) for line in (folder / "items.jsonl").read_text().splitlines()]
+
+
+def by_length(project: Project) -> list[tuple[str, str]]:
+    """State and job of each item, the longest first."""
+    return [(one["state"], one["job"]) for one in sorted(project.run()["items"], key=lambda one: -one["index"])]
+
+
+def test_more_items_than_an_array_can_have_become_several_arrays(project: Project, fake_slurm: Fake) -> None:
+    fake = fake_slurm(fakes.SmallArrays)
+    assert "10 items: 3 jobs, 1000 to 1002, on site" in submit(project, "array").out
+    assert given(fake, "--array") == ["0-3", "0-2", "0-2"]
+    told = lines(project)
+    places = [(line["array"], line["task"]) for line in told]
+    assert len(set(places)) == 10, "no item twice"
+    assert {place[0]: max(p[1] for p in places if p[0] == place[0]) for place in places} == {0: 3, 1: 2, 2: 2}
+    folder = Path(project.run()["dir"])
+    for line in told:
+        script = (folder / "arrays" / str(line["array"]) / "script.sh").read_text()
+        assert f"/items/{line['name']}" in script
+    assert places[9] == (0, 0), "the longest item begins first"
+
+
+def test_the_limit_is_shared_by_the_arrays(project: Project, fake_slurm: Fake) -> None:
+    fake = fake_slurm(fakes.SmallArrays)
+    submit(project, "array", "--set", "sweep.max_parallel=5")
+    assert given(fake, "--array") == ["0-3%2", "0-2%2", "0-2%1"]
+    submit(project, "array", "--set", "sweep.max_parallel=2")
+    assert given(fake, "--array")[3:] == ["0-3%2", "0-2%2", "0-2%2"]
+    assert given(fake, "--dependency")[3:] == ["", "afterany:1003", "afterany:1004"], "one array after another"
+
+
+def test_a_cluster_without_arrays_is_told_before_anything_is_made(project: Project, fake_slurm: Fake) -> None:
+    fake_slurm(fakes.NoArrays)
+    project.write(FILE, SWEEP.replace("MODE", "array"))
+    done = project.gangrun("submit", FILE)
+    assert (done.code, project.runs()) == (2, [])
+    assert "site has no job arrays: its MaxArraySize is 0" in done.err
+
+
+def test_jobs_wait_for_one_another_by_nodes(project: Project, fake_slurm: Fake) -> None:
+    """Ten jobs on two nodes each, of which four may be held: two lanes, the longest first."""
+    fake = fake_slurm()
+    submit(project, "jobs", "--set", "sweep.max_nodes=4", "--set", "allocation.nodes=2")
+    waits = given(fake, "--dependency")
+    # 10 and 9 begin; 8 follows 9, 7 follows 10, then 6 (busy until 17) and 5 (until 17) follow 8 and 7, …
+    assert waits[:4] == ["", "", "afterany:1001", "afterany:1000"]
+    assert all(wait.startswith("afterany:") for wait in waits[2:])
+    assert [job["name"].rpartition("x=")[2] for job in fake.jobs()] == [str(x) for x in range(10, 0, -1)]
+
+
+def test_a_full_queue_is_waited_for_and_said(project: Project, fake_slurm: Fake) -> None:
+    fake = fake_slurm(fakes.FullForTheFourth)
+    done = submit(project, "jobs")
+    assert "queue is full" in done.err
+    assert "sbatch waits for room" in done.err
+    assert len(fake.jobs()) == 10
+    assert {one["state"] for one in project.run()["items"]} == {"PENDING"}
+
+
+@pytest.mark.parametrize("mode", ["jobs", "array"])
+def test_a_sender_that_is_killed_leaves_nothing_in_doubt(project: Project, fake_slurm: Fake, mode: str) -> None:
+    """The third job is taken in, and its sender dies before it has heard so."""
+    fake = fake_slurm(fakes.HangsWithTheThird)
+    project.write(FILE, SWEEP.replace("MODE", mode))
+    sender = project.start("submit", FILE)
+    wait_for(lambda: len(fake.jobs()) == 3, 60)
+    os.killpg(sender.process.pid, signal.SIGKILL)
+    sender.kill()
+    run = project.run()
+    if mode == "array":
+        assert {(one["state"], one["job"].partition("_")[0]) for one in run["items"]} == {
+            ("PENDING", str(1000 + number)) for number in range(3)
+        }
+    else:
+        # For half a minute a job that is not listed could still be coming.
+        unsent = [State.NEVER_SENT] * 7
+        items = wait_for(lambda: (found := by_length(project))[3:] == [(word, "") for word in unsent] and found, 60, 2)
+        assert items[:3] == [("PENDING", str(1000 + number)) for number in range(3)], "the third is found by its name"
+    assert len(fake.jobs()) == 3, "looking sends nothing"
+    project.ok("cancel", "latest")
+    assert {job["state"] for job in fake.jobs()} == {"CANCELLED"}
