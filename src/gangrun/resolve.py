@@ -11,7 +11,7 @@ from typing import Literal
 
 from gangrun import node
 from gangrun.errors import PlacementError, Problem, SpecError
-from gangrun.plan import chain, extensions
+from gangrun.plan import chain, code, extensions
 from gangrun.plan import model as plan
 from gangrun.plan.batch import batch_flags
 from gangrun.plan.compose import Composer, effective_container
@@ -34,6 +34,9 @@ def resolve(experiment: Experiment, cluster: Cluster, left: Mapping[str, plan.Va
     flags, notes = batch_flags(experiment, cluster, allocation, roles, problems)
     for name, role in roles.items():
         problems += _role_problems(experiment, cluster, name, role, roles)
+    setup = _setup(experiment, cluster)
+    workdir = code.workdir(experiment, problems)
+    problems += code.problems_of(experiment, roles, setup)
     needs, checkpoint = chain.needs(experiment, problems), chain.checkpoint(experiment)
     if problems:
         raise SpecError(experiment.in_order(problems))
@@ -55,7 +58,7 @@ def resolve(experiment: Experiment, cluster: Cluster, left: Mapping[str, plan.Va
     env, files, variables = composer.environment(), composer.files(), composer.variables()
     if composer.problems:
         raise SpecError(experiment.in_order(composer.problems))
-    spec = experiment.spec
+    spec, copy = experiment.spec, experiment.copy
     scheduler = cluster.profile.scheduler
     own = (monitor(spec.monitor, allocation, scheduler),) if spec.monitor.on else ()
     return plan.Plan(
@@ -69,17 +72,22 @@ def resolve(experiment: Experiment, cluster: Cluster, left: Mapping[str, plan.Va
         ),
         replicas=replicas,
         ports=composer.reserved,
-        setup=_setup(experiment, cluster),
+        setup=tuple(copy.text(line) for line in setup) if copy else setup,
         env=env,
-        workdir=spec.workdir or str(experiment.project),
+        workdir=workdir,
         grace=spec.grace,
         template=spec.template,
         variables=variables,
         files=files,
         own=own,
-        programs=(*_programs((*replicas, *own)), *(("checkpoint.py",) if checkpoint else ())),
+        programs=(
+            *_programs((*replicas, *own)),
+            *(("checkpoint.py",) if checkpoint else ()),
+            *((code.PROGRAM,) if copy else ()),
+        ),
         needs=needs,
         checkpoint=checkpoint,
+        code=code.code(copy, workdir, roles, replicas) if copy else None,
         notes=(*notes, *composer.notes),
     )
 

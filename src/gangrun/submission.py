@@ -23,7 +23,7 @@ from gangrun.errors import InputError, RecordError, Rejected, SchedulerError
 from gangrun.node import checkpoint
 from gangrun.plan.model import Plan, Word
 from gangrun.project import OUTPUTS
-from gangrun.record import events
+from gangrun.record import code, events
 from gangrun.record.rundir import NODE, RunDir
 from gangrun.record.state import RunState
 from gangrun.record.store import Store
@@ -43,6 +43,8 @@ def store_of(project: Path) -> Store:
 
 def create(store: Store, experiment: Experiment, plan: Plan, argv: Sequence[str]) -> RunDir:
     """Makes the run directory with everything that is known before sending. Raises InputError, RecordError."""
+    if experiment.copy:
+        code.make(experiment.copy)
     run = store.create(
         plan.experiment,
         plan.step,
@@ -52,8 +54,26 @@ def create(store: Store, experiment: Experiment, plan: Plan, argv: Sequence[str]
         created=created_by(experiment, plan.cluster, argv),
         files=files_of(plan),
     )
+    keep_code(run, experiment)
     note(run, plan.notes)
     return run
+
+
+def keep_code(run: RunDir, experiment: Experiment) -> None:
+    """Notes on the run which copy of the code is its own, and what is not in it. Raises RecordError."""
+    if experiment.copy:
+        code.link(run, experiment.copy)
+        note(run, experiment.copy.notes)
+
+
+def require_code(run: RunDir) -> None:
+    """Raises InputError where the copy of the code that the run was given is gone."""
+    if tree := code.missing(run if run.sweep is None else run.sweep):
+        raise InputError(
+            f"{run.run_id} cannot be resumed: its copy of the code is gone",
+            why=f"gangrun clean has deleted {tree}",
+            way_out=f"gangrun submit {run.spec} begins anew, with the code as it is now",
+        )
 
 
 def note(run: RunDir, notes: Iterable[str]) -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from gangrun import submission
 from gangrun.lanes import Lanes
 from gangrun.plan.model import Plan, Replica, Var
+from gangrun.record import code
 from gangrun.record.events import Submitting
 from gangrun.record.events import encode as encode_event
 from gangrun.record.items import ItemLine, encode
@@ -54,6 +55,8 @@ def create(
     for number, members in enumerate(arrays):
         files[f"{ARRAYS}/{number}/script.sh"] = partial(_array_script, number, members)
         files[f"{ARRAYS}/{number}/{EVENTS}"] = born
+    if experiment.copy:
+        code.make(experiment.copy)
     run = store.create(
         experiment.experiment,
         experiment.step,
@@ -63,6 +66,7 @@ def create(
         created=replace(created, mode=sweep.mode, items=len(sweep.items)),
         files=files,
     )
+    submission.keep_code(run, experiment)
     submission.note(run, dict.fromkeys((*sweep.notes, *sweep.shown.notes)))
     return run
 

@@ -243,6 +243,7 @@ TABLES: list[tuple[str, str, type[BaseModel], set[str]]] = [
     ("docs/experiment-file.md", "`[container]`", model.Container, set()),
     ("docs/experiment-file.md", "`[load]`", model.Load, set()),
     ("docs/experiment-file.md", "`[resume]`", model.Resume, set()),
+    ("docs/experiment-file.md", "`[code]`", model.Code, set()),
     ("docs/experiment-file.md", "`[wandb]`", model.Wandb, set()),
     ("docs/rl-and-sft.md", "Keys of both", training.Training, set()),
     ("docs/rl-and-sft.md", "RL's own keys", rl.RL, set(training.Training.model_fields)),

@@ -40,6 +40,7 @@ COMMANDS = {
         "why": "why a run waits, or why it failed",
         "gpus": "what a run uses: its GPUs, CPUs and memory, live or afterwards",
         "report": "what a run used and how well, as text and as an HTML page",
+        "clean": "delete copies of the code that no run needs any more",
         "wandb": "send what was kept for Weights & Biases where there is no internet",
     },
     "Clusters": {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from gangrun.record.store import Store
     from gangrun.scheduler.model import Scheduler
     from gangrun.scheduler.slurm import Slurm
+    from gangrun.spec.copy import Copy
     from gangrun.spec.load import Experiment
     from gangrun.spec.profile import Cluster
     from gangrun.sweeps import SweepPlan
@@ -150,9 +151,32 @@ def loaded(file: str, overrides: list[str], cluster: str | None) -> tuple[Experi
     from gangrun import clusters
     from gangrun.spec.load import load
 
-    experiment = load(file, overrides)
+    experiment = with_code(load(file, overrides))
     place = str(experiment.origin("cluster"))
     return experiment, clusters.choose(cluster, experiment.spec.cluster, experiment.project, place)
+
+
+def with_code(experiment: Experiment) -> Experiment:
+    """The experiment with the copy of the code that its runs use, if `[code]` says so; the copy is not made yet."""
+    if not experiment.spec.code.snapshot:
+        return experiment
+    from dataclasses import replace
+
+    return replace(experiment, copy=_copy(experiment.project))
+
+
+@cache
+def _copy(project: Path) -> Copy:
+    """The same for all runs of one command."""
+    from gangrun.record.code import look
+
+    return look(str(project), str(project / OUTPUTS))
+
+
+def say_what_is_copied(experiments: Iterable[Experiment]) -> None:
+    """What a user should know of the copies of the code: what git does not track is not in them."""
+    for words in dict.fromkeys(note for one in experiments if one.copy for note in one.copy.notes):
+        say(words)
 
 
 def planned(file: str, overrides: list[str], cluster: str | None) -> Planned:

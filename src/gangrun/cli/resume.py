@@ -51,6 +51,7 @@ def run(args: argparse.Namespace) -> int:
                 way_out=f"gangrun submit {one.spec} makes a new run of it",
             )
         submission.require_checkpoint(one, state)
+        submission.require_code(one)
         cluster = clusters.named(state.cluster or "local", project)
         clusters.require_sbatch(cluster)
         links = chains.again(one, states_of, found)

@@ -25,7 +25,7 @@ def run(args: argparse.Namespace) -> int:
     from gangrun.sweeps import SweepPlan, plan_of, plans_of
     from gangrun.views.live import follow_process
 
-    experiment = load(args.file, args.overrides)
+    experiment = inputs.with_code(load(args.file, args.overrides))
     inputs.check_name(experiment)
     project = experiment.project
     cluster = clusters.here(project)
@@ -41,6 +41,7 @@ def run(args: argparse.Namespace) -> int:
     plan = chains.bound(experiment, plan, links)
     if not local:
         clusters.require_room((plan.shown if isinstance(plan, SweepPlan) else plan).allocation.nodes)
+    inputs.say_what_is_copied([experiment])
     started = inputs.created(submission.store_of(project), experiment, cluster, plan)
     chains.note(started, list(links.values()))
     process = submission.start_here(started, cluster.name)

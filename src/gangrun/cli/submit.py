@@ -61,6 +61,7 @@ def run(args: argparse.Namespace) -> int:
     )
     if args.dry_run:
         return _show(planned, links, args.flags)
+    inputs.say_what_is_copied(experiment for experiment, _, _ in planned)
     for cluster in {cluster.name: cluster for _, cluster, _ in planned}.values():
         clusters.require_sbatch(cluster)
     for doubt in {clusters.doubts_about_containers(plans_of(plan), cluster) for _, cluster, plan in planned} - {""}:

@@ -79,7 +79,8 @@ class Composer:
         facts: dict[str, plan.Part] = {
             "run.dir": plan.Var("run_dir"),
             "run.name": plan.Var("run_name"),
-            "file.dir": str(self.experiment.file.parent),
+            "file.dir": self._placed(str(self.experiment.file.parent)),
+            "code.dir": self._placed(str(self.experiment.project)),
             "load": plan.Var("load"),
             "resumed": plan.Var("resumed"),
         }
@@ -90,9 +91,13 @@ class Composer:
         facts.update({"index": str(index), "count": str(len(self.spots[role]))})
         return Scope(self.addresses, facts, self.addresses[role][index])
 
+    def _placed(self, text: str) -> str:
+        """The text with paths of the project as paths of the copy, where the run uses one."""
+        return self.experiment.copy.text(text) if self.experiment.copy else text
+
     def _word(self, text: str, scope: Scope, key: Key) -> plan.Word:
         try:
-            word = refs.word(text, scope)
+            word = refs.word(self._placed(text), scope)
         except UnknownReferenceError as error:
             self._once(problem_at(self.experiment, self.cluster, key, str(error)))
             return plan.Word()
@@ -234,7 +239,7 @@ class Composer:
             raise ValueError(f"the project {project} cannot be mounted, as its name holds a colon")
         taken = any(mount.split(":")[1] == project for mount in container.mounts)
         mounts = container.mounts if taken else (f"{project}:{project}", *container.mounts)
-        workdir = container.workdir or self.experiment.spec.workdir or project
+        workdir = container.workdir or self._placed(self.experiment.spec.workdir or project)
         return container.model_copy(update={"mounts": mounts, "workdir": workdir})
 
     def _ready(self, name: str, role: Role, scope: Scope) -> plan.Ready | None:

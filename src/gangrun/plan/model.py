@@ -167,6 +167,37 @@ class Checkpoint:
 
 
 @dataclass(frozen=True, slots=True)
+class Import:
+    """How a program of the run would import the project."""
+
+    python: Word
+    """The interpreter, as the command names it."""
+    first: str
+    """The directory that the interpreter puts first on its path; from the root of the copy, if it is in it."""
+    path: Word | None = None
+    """PYTHONPATH where a role has one of its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Code:
+    """The copy of the code that the run uses."""
+
+    words: str
+    """Commit, changes and content, for the job's log."""
+    copy: str
+    """Where the copy of the repository is."""
+    live: str
+    """Where the repository is."""
+    project: str
+    """The project's root, from that of the repository."""
+    packages: tuple[str, ...]
+    """Packages that Python may import from the copy, and from nowhere else."""
+    modules: tuple[str, ...]
+    """Single modules of the copy, which it must not import from the repository."""
+    imports: tuple[Import, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """Everything that the script needs, and nothing that depends on when or under which name it runs."""
 
@@ -204,6 +235,8 @@ class Plan:
     """Directories of attempts on this machine that must end well first; on a cluster its scheduler waits."""
     checkpoint: Checkpoint | None = None
     """What it loads."""
+    code: Code | None = None
+    """The copy of the code that it uses; None for the project as it is when the job runs."""
     notes: tuple[str, ...] = ()
     """What a reader of the plan should know, such as a flag that the site forbids and that is left out."""
 

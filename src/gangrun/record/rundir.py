@@ -4,7 +4,7 @@
 
     <outputs>/<experiment>/<step>/latest -> 260131_154500
     <outputs>/<experiment>/<step>/260131_154500/
-        spec.toml  script.sh  commit.txt  diff.patch  events.jsonl  job.log  node/
+        spec.toml  script.sh  commit.txt  diff.patch  events.jsonl  job.log  node/  code -> ../../../.code/TREE
         attempts/latest -> 001
         attempts/001/logs/trainer.0.log  trainer.0.step.log
         attempts/001/status/trainer.0.exit  .lives  .first  .step  .0.beat     run.start  run.exit  run.cause
@@ -247,6 +247,11 @@ class RunDir:
     def diff(self) -> Path:
         """What differed from that commit; absent where nothing did."""
         return self.path / "diff.patch"
+
+    @property
+    def code(self) -> Path:
+        """The link to the copy of the code that the run uses; absent where it uses the project itself."""
+        return self.path / "code"
 
     @property
     def events(self) -> Path:

@@ -99,6 +99,14 @@ def _below(outputs: str, project: str, prefix: str) -> str | None:
         return None
 
 
+def git_environment() -> dict[str, str]:
+    """The environment for git: no lock in a repository that the user may be working in, and no other repository than
+    the project's, which git would take if this ran inside one of its hooks."""
+    hidden = {"GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX", "GIT_OBJECT_DIRECTORY"}
+    kept = {name: value for name, value in os.environ.items() if name not in hidden}
+    return {**kept, "GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C"}
+
+
 @dataclass(frozen=True, slots=True)
 class _Answer:
     out: bytes
@@ -108,18 +116,13 @@ class _Answer:
 
 def _ask(project: str, words: tuple[str, ...], most: int = -1) -> _Answer:
     """What git prints, up to `most` bytes."""
-    # No lock in a repository that the user may be working in, and no other repository than the project's, which git
-    # would take if this ran inside one of its hooks.
-    hidden = {"GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX"}
-    environment = {name: value for name, value in os.environ.items() if name not in hidden}
-    environment |= {"GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C"}
     try:
         child = subprocess.Popen(
             ["git", "--no-pager", "-C", project, *words],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env=environment,
+            env=git_environment(),
         )
     except FileNotFoundError:
         return _Answer(b"", "git is not installed")

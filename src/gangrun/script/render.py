@@ -12,7 +12,7 @@ from jinja2.sandbox import SandboxedEnvironment
 
 import gangrun
 from gangrun.errors import Problem, SpecError
-from gangrun.plan.model import Addresses, Checkpoint, Host, Part, Plan, Replica, Word
+from gangrun.plan.model import Addresses, Checkpoint, Code, Host, Part, Plan, Replica, Word
 from gangrun.script.quote import bash, directive, known_text, literal
 
 _FOLDER = files("gangrun.script")
@@ -112,6 +112,8 @@ def _in_pattern(path: str) -> str:
 
 
 def _setup(plan: Plan) -> Iterator[str]:
+    if plan.code:
+        yield f"say {literal(f'code: {plan.code.words}; copied to {plan.code.copy}')}"
     yield f"cd -- {literal(plan.workdir)}"
     # Whole, as an indented or split here-document or quoted text would be another one.
     yield from (text.rstrip("\n") for text in plan.setup)
@@ -121,6 +123,20 @@ def _setup(plan: Plan) -> Iterator[str]:
         yield from _load(plan.checkpoint)
     yield from _addresses(plan, [word for _, word in plan.env])
     yield from (f"export {name}={bash(word)}" for name, word in plan.env)
+    if plan.code:
+        yield from _imports(plan.code)
+
+
+def _imports(code: Code) -> Iterator[str]:
+    """Before any work: no Python imports the project from where it may have changed."""
+    named = [f"--package {literal(path)}" for path in code.packages]
+    named += [f"--module {literal(path)}" for path in code.modules]
+    for one in code.imports if named else ():
+        path = f"PYTHONPATH={bash(one.path)} " if one.path else ""
+        places = " ".join(map(literal, (code.copy, code.live, code.project, one.first)))
+        # A program without Python needs none for this.
+        missing = f"! type -P {bash(one.python)} >/dev/null"
+        yield f'{missing} || {path}{bash(one.python)} "$RUN_DIR/node/copied.py" {places} {" ".join(named)}'
 
 
 def _load(checkpoint: Checkpoint) -> Iterator[str]:

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ValidationError
 from gangrun.errors import Problem, SpecError, UsageError
 from gangrun.project import project_root
 from gangrun.spec import python, toml, tree
+from gangrun.spec.copy import Copy
 from gangrun.spec.model import RoleKeys, Spec
 from gangrun.spec.toml import Key, Table
 
@@ -56,6 +57,8 @@ class Experiment:
     seed: int | None
     venv: Path | None = None
     """The project's virtual environment, where it has one and none is active here."""
+    copy: Copy | None = None
+    """The copy of the code that its runs use, where `[code]` asks for one and it was looked up."""
 
     def problem(self, key: Key, what: str, way_out: str = "") -> Problem:
         """A problem at a key, with the file and line of the nearest enclosing key that was written somewhere."""

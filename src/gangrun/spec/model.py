@@ -592,6 +592,14 @@ class Resume(_Model):
     """Which of them: `newest` is the one with the highest number."""
 
 
+class Code(_Model):
+    """`[code]`: which files of the project the run uses."""
+
+    snapshot: Truth = False
+    """Whether it uses a copy of what git tracks, with its changes, taken at submission, instead of the files as they
+    are when it runs."""
+
+
 class Wandb(_Model):
     """The run's name for Weights & Biases: `[wandb]`. Set as environment variables, over which `[env]` wins."""
 
@@ -638,6 +646,8 @@ class Spec(RoleKeys):
     """What watches CPUs, memory, disk and GPUs of the nodes while the job runs."""
     container: Container | None = None
     """Container of every role that names none."""
+    code: Code = Code()
+    """Which files of the project the run uses."""
     files: Files = {}
     """Small text files that the run's directory gets when it is made: path in it = text, with references."""
     variables: dict[str, Variable] = {}
