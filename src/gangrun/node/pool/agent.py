@@ -15,10 +15,15 @@ import socket
 import sys
 import time
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 from .channel import AGENT_GIVES_UP, BEAT, LAST_GRACE, Channel, ChannelError, Message, connect, nonce, proof, proved
 from .processes import Processes, Report, Worker, adopt
+
+DOUBT = 0.5
+"""Seconds in which an end other than with 0 may turn out to be the job's: a signal to all of the job reaches its
+processes one after another."""
 
 
 class Agent:
@@ -31,6 +36,8 @@ class Agent:
         self._channel: Channel | None = None
         self._stopping = False
         self._finished = False
+        self._doubted: list[tuple[float, Report]] = []
+        """Ends that are not told yet, with when they will be."""
         self._awake, self._wake = socket.socketpair()
         self._awake.setblocking(False)
         self._wake.setblocking(False)
@@ -57,6 +64,7 @@ class Agent:
             except ChannelError as error:
                 print(f"agent: the driver is gone ({error})", file=sys.stderr, flush=True)
             self._channel = None
+            self._doubted = []
             self._end_items()
             channel.close()
             if self._finished or self._stopping or self._place.only is not None:
@@ -127,11 +135,12 @@ class Agent:
         leaving = False
         self._selector.register(channel, selectors.EVENT_READ)
         try:
-            while not self._finished and not (leaving and len(self._processes) == 0):
+            while not self._finished and not (leaving and not self._doubted and len(self._processes) == 0):
                 if self._stopping and not leaving:
                     leaving = True
                     channel.send({"leaving": True})
                     self._processes.stop_all()
+                self._tell_doubted()
                 channel.beat()
                 channel.flush()
                 self._look(0.02 if channel.full else BEAT)
@@ -154,13 +163,31 @@ class Agent:
     # --- the items ---------------------------------------------------------------------------------------------------
 
     def _ended(self, report: Report) -> None:
+        if report.code and not report.why:
+            self._doubted.append((time.monotonic() + DOUBT, report))
+        else:
+            self._tell(report)
+
+    def _tell_doubted(self) -> None:
+        """Tells those of which it is clear by now whose end it was."""
+        waiting, self._doubted = self._doubted, []
+        for when, report in waiting:
+            if self._stopping:
+                self._tell(replace(report, why="stopped"))
+            elif when <= time.monotonic():
+                self._tell(report)
+            else:
+                self._doubted.append((when, report))
+
+    def _tell(self, report: Report) -> None:
         if self._channel is not None:
             seconds = round(report.seconds, 4)
             self._channel.send({"ended": report.ticket, "code": report.code, "seconds": seconds, "why": report.why})
 
     def _look(self, most: float) -> None:
         """Waits for whatever comes first, `most` seconds at most, and sees to the items."""
-        until = self._processes.next_deadline()
+        times = [self._processes.next_deadline(), *(when for when, _ in self._doubted)]
+        until = min((when for when in times if when is not None), default=None)
         wait = most if until is None else min(most, max(0.0, until - time.monotonic()))
         for key, _ in self._selector.select(wait):
             if key.fileobj is self._awake:
