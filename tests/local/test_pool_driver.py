@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -211,7 +212,9 @@ def test_an_asked_driver_ends_all_gently_and_leaves_the_rest_for_later(pool: Poo
     driver = pool.drive()
     pool.work(cpus=4)
     pool.wait_for("Started", 4)
-    wait_for(lambda: all(pool.log(f"i{n}") for n in range(4)))
+    wait_for(
+        lambda: len([file for file in pool.dir.glob("items/*/attempts/001/logs/main.0.log") if file.read_text()]) == 4
+    )
     driver.terminate()
     code, out = pool.ended(driver)
     assert code == 143
@@ -297,6 +300,25 @@ def test_the_throttle_is_obeyed_while_it_runs(pool: Pool) -> None:
         running += {"Started": 1, "Ended": -1}.get(event["type"], 0)
         most = max(most, running)
     assert most == 6
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
+def test_a_full_disk_under_the_journal_is_waited_for(pool: Pool) -> None:
+    pool.write([item(f"i{n}", "true") for n in range(60)])
+    folder = pool.dir / "pool"
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8k", "tmpfs", folder], check=True)
+    try:
+        driver = pool.drive()
+        pool.work(cpus=2)
+        assert driver.stdout
+        assert "the disk takes no more of the journal" in driver.stdout.readline()
+        subprocess.run(["mount", "-o", "remount,size=1m", folder], check=True)
+        code, out = pool.ended(driver, 60)
+        assert (code, "60 done, 0 failed, 0 left" in out) == (0, True), out
+        assert [len(history.spans) for history in pool.fold().items.values()] == [1] * 60
+    finally:
+        subprocess.run(["umount", "--lazy", folder], check=True)
 
 
 MODULE = """

@@ -141,7 +141,7 @@ class Driver:
                     self._stop()
                 if not self._stopping:
                     self._assign()
-                self._full_disk = not self._journal.flush()
+                self._write_down()
                 self._look()
                 if not self._running and (self._stopping or not self._open_work()):
                     break
@@ -155,6 +155,12 @@ class Driver:
             again = f", {self._items.interrupted} were interrupted and run again" if self._items.interrupted else ""
             self._say(f"{done} items are done and {failed} failed already{again}")
 
+    def _write_down(self) -> None:
+        full = not self._journal.flush()
+        if full and not self._full_disk:
+            self._say("the disk takes no more of the journal: nothing is started until it does")
+        self._full_disk = full
+
     def _open_work(self) -> bool:
         return bool(self._waiting) and not self._hopeless()
 
@@ -164,7 +170,8 @@ class Driver:
             return False
         if time.monotonic() - self._alone_since < PATIENCE:
             return False
-        self._say(f"no node has had an agent for {PATIENCE:.0f} s: see the logs agent.N")
+        role = "ray" if self._settings.get("engine") == "ray" else "agent"
+        self._say(f"no node could be used for {PATIENCE:.0f} s: gangrun logs --role {role} may say why")
         return True
 
     def _stop(self) -> None:

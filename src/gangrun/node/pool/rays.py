@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from .agents import Agents, Guest
-from .channel import Message
+from .channel import Message, connect
 from .engine import Begun, EngineError, Event, NodeGone, NodeUp, Over
-from .ray_node import address, environment, missing, wait_for
+from .ray_node import address, environment, missing
 
 LOOK_EVERY = 0.2, 5.0
 """Seconds between two looks at the cluster's nodes, before and after all are there."""
@@ -46,6 +46,7 @@ class Rays(Agents):
         self._ray_port = ray_port
         self._expected = nodes
         self._ray: Any = None
+        self._joined = False
         self._ids: dict[str, str] = {}
         """Ray's id of each node that is up."""
         self._slots: dict[int, _Slot] = {}
@@ -53,21 +54,31 @@ class Rays(Agents):
         self._looked = 0.0
 
     def open(self) -> None:
-        """Joins the cluster. Raises EngineError."""
+        """Listens for agents; the cluster may not be there yet. Raises EngineError where there is no Ray."""
         if reason := missing():
             raise EngineError(reason)
         os.environ.update(environment())
         os.environ.pop("RAY_ADDRESS", None)
-        ray = import_module("ray")  # while the cluster comes up
-        super().open()
-        host = address(socket.gethostname()) if "SLURM_JOB_ID" in os.environ else "127.0.0.1"
-        if not wait_for(host, self._ray_port):
-            raise EngineError(f"the head of the Ray cluster does not answer at {host}:{self._ray_port}: see its log")
-        self._host, self._address = host, f"{host}:{self._ray_port}"
-        ray.init(address=self._address, log_to_driver=False, logging_level="ERROR")
-        self._ray = ray
-        self._task = ray.remote(max_calls=1, max_retries=0)(_task())
+        self._ray = import_module("ray")
         self._on = import_module("ray.util.scheduling_strategies").NodeAffinitySchedulingStrategy
+        super().open()
+        self._host = address(socket.gethostname()) if "SLURM_JOB_ID" in os.environ else "127.0.0.1"
+        self._address = f"{self._host}:{self._ray_port}"
+
+    def _join(self) -> bool:
+        """Joins the cluster if that is possible now. On a machine that has much to do its head may give up its first
+        start, and is started again."""
+        connection = connect(self._host, self._ray_port)
+        if connection is None:
+            return False
+        connection.close()
+        try:
+            self._ray.init(address=self._address, log_to_driver=False, logging_level="ERROR")
+        except Exception as error:
+            print(f"pool: the Ray cluster is not ready: {error}", flush=True)
+            return False
+        self._task = self._ray.remote(max_calls=1, max_retries=0)(_task())
+        return True
 
     def start(self, node: str, order: dict[str, Any]) -> list[str] | None:
         """See Engine."""
@@ -90,6 +101,9 @@ class Rays(Agents):
 
     def wait(self, seconds: float) -> list[Event]:
         """See Engine."""
+        self._joined = self._joined or self._join()
+        if not self._joined:
+            return super().wait(LOOK_EVERY[0])
         now = time.monotonic()
         complete = len(self._ids) >= self._expected
         every = LOOK_EVERY[complete]
