@@ -14,6 +14,7 @@ import json
 import os
 import sys
 import time
+from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -24,6 +25,13 @@ from muon import inner_optimizer
 from torch.nn.parallel import DistributedDataParallel
 from torchft import Manager, ProcessGroupGloo, ProcessGroupNCCL
 from torchft.local_sgd import DiLoCo
+
+PATIENCE = timedelta(seconds=10)
+"""How long groups that have agreed to meet wait for one that has died since. TorchFT's own is 60 s; it must exceed what
+an exchange takes, and the time in which a group that comes back gets the weights."""
+
+ATTEMPT = os.environ.get("GANGRUN_ATTEMPT", "")
+"""Which life of the whole run this is: the second after the job was requeued."""
 
 
 class State:
@@ -54,7 +62,7 @@ def newest_checkpoint(folder: Path) -> Path | None:
 def save(folder: Path, step: int, state: State, manager: Manager, group: int) -> None:
     """By rename, under a name of this group's own: two groups may both take themselves for the first for a moment."""
     partial = folder / f"step.{group}.part"
-    torch.save({"state": state.pack(), "manager": manager.state_dict()}, partial)
+    torch.save({"state": state.pack(), "manager": manager.state_dict(), "attempt": ATTEMPT}, partial)
     partial.replace(folder / f"step_{step:05}.pt")
     for old in sorted(folder.glob("step_*.pt"))[:-2]:
         old.unlink(missing_ok=True)
@@ -82,7 +90,7 @@ def train(args: argparse.Namespace, state: State, group: int, groups: int, devic
     if saved and saved["manager"]["step"] >= args.steps:
         return
 
-    across = ProcessGroupNCCL() if device.type == "cuda" else ProcessGroupGloo()
+    across = ProcessGroupNCCL(PATIENCE) if device.type == "cuda" else ProcessGroupGloo(PATIENCE)
     manager = Manager(
         pg=across,
         state_dict=state.pack,
@@ -98,7 +106,7 @@ def train(args: argparse.Namespace, state: State, group: int, groups: int, devic
     journal = (args.out / f"group{group}.jsonl").open("a", encoding="utf-8")
     try:
         with DiLoCo(manager, [state.model], state.inner, state.outer, sync_every=args.sync_every) as diloco:
-            if not saved:
+            if not saved or saved["attempt"] != ATTEMPT:  # all of them begin, and not this group alone
                 meet(manager, groups, args.meet_within)
             inner_step, total = manager.current_step() * args.sync_every, 0.0
             while manager.current_step() < args.steps:
