@@ -1,10 +1,11 @@
-"""What replica groups cost when something dies: how long the others pause, and when the lost one is back.
+"""What replica groups cost: their start, and when something dies how long the others pause and the lost one is away.
 
     python benchmarks/recovery.py             all of it, five times each (root; a lab of five hosts)
     python benchmarks/recovery.py group 1     one kind of death, once
 
 `examples/diloco` trains four groups, one on each of four hosts of a lab; the fifth is spare. Something is killed, and
-the groups' journals say when the others agreed on an outer step again and when the lost one was back.
+the groups' journals say when the others agreed on an outer step again and when the lost one was back. `start` is the
+time from the job's start to the first outer step of all, in turn with a script by hand that starts the same commands.
 """
 
 from __future__ import annotations
@@ -26,11 +27,26 @@ from gangrun.lab import Lab
 
 REPOSITORY = Path(__file__).parents[1]
 GROUPS, VICTIM = 4, 2
+TRAIN = ["train.py", "--steps", "100000", "--batch", "4", "--out"]
 SETTINGS = (
     *("replicas=4", "nodes=1", "gpus=1", "min_replicas=2", "restarts=100", "allocation.nodes=5"),
     *("allocation.gpus=1", "allocation.cpus=2", "allocation.time=01:00:00", "allocation.mem=1G"),
-    'command=["train.py", "--steps", "100000", "--batch", "4", "--out", "{run.dir}/checkpoints"]',
+    f"command={json.dumps([*TRAIN, '{run.dir}/checkpoints'])}",
 )
+BY_HAND = f"""#!/bin/bash
+#SBATCH --nodes=5 --ntasks-per-node=1 --gres=gpu:1 --cpus-per-task=2 --mem=1G --time=10 --output=/dev/null
+date +%s.%N >$OUT/began
+mapfile -t hosts < <(scontrol show hostnames)
+export TORCHFT_LIGHTHOUSE=http://${{hosts[0]}}:29510 NUM_REPLICA_GROUPS={GROUPS} RUST_LOG=warn OMP_NUM_THREADS=1
+start() {{ srun --overlap --mem=0 -N1 -n1 -w "$@" >/dev/null 2>&1 & }}
+start ${{hosts[0]}} torchft_lighthouse --bind '[::]:29510' --min_replicas 2 --quorum_tick_ms 100 \
+    --join_timeout_ms 10000 --heartbeat_timeout_ms 2000
+for group in {{0..{GROUPS - 1}}}; do
+    REPLICA_GROUP_ID=$group start ${{hosts[group]}} torchrun --standalone --nproc-per-node=1 \
+        --local-addr=${{hosts[group]}} {" ".join(TRAIN)} $OUT
+done
+wait
+"""
 
 
 @dataclass
@@ -56,13 +72,31 @@ class Bench:
         first = until(lambda: min((entry["time"] for entry in self.entries(0)), default=0.0))
         return first - float((self.status / "run.start").read_text().split()[0])
 
+    def end(self) -> None:
+        self.gangrun("cancel", "latest")
+        self.idle()
+
+    def idle(self) -> None:
+        until(lambda: all(node.state == "idle" for node in self.lab.status().nodes))
+
+    def by_hand(self) -> float:
+        """The same groups from a script as one writes it; seconds as of `begin`."""
+        out = Path(tempfile.mkdtemp(dir=self.here))
+        env = {**self.lab.env(), "OUT": str(out)}
+        argv = ["sbatch", "--parsable", "--chdir", str(self.here / "examples" / "diloco")]
+        done = subprocess.run(argv, input=BY_HAND, env=env, check=True, stdout=subprocess.PIPE, text=True)
+        first = until(lambda: min((entry["time"] for entry in self.entries(0, out)), default=0.0))
+        subprocess.run(["scancel", done.stdout.strip()], env=env, check=True)
+        self.idle()
+        return float(first) - float((out / "began").read_text())
+
     @property
     def status(self) -> Path:
         return self.run / "attempts" / "latest" / "status"
 
-    def entries(self, group: int) -> list[dict[str, float]]:
+    def entries(self, group: int, folder: Path | None = None) -> list[dict[str, float]]:
         try:
-            text = (self.run / "checkpoints" / f"group{group}.jsonl").read_text()
+            text = ((folder or self.run / "checkpoints") / f"group{group}.jsonl").read_text()
         except FileNotFoundError:
             return []
         return [json.loads(line) for line in text.split("\n")[:-1] if line]
@@ -148,8 +182,7 @@ def node(bench: Bench) -> tuple[float, float, int]:
         return died(bench, when)
     finally:
         bench.lab.start(host)
-        bench.gangrun("cancel", "latest")
-        until(lambda: all(node.state == "idle" for node in bench.lab.status().nodes))
+        bench.end()
         bench.begin()
 
 
@@ -163,7 +196,7 @@ DEATHS: dict[str, Callable[[Bench], tuple[float, float, int]]] = {
 
 
 def main() -> None:
-    kinds = [word for word in sys.argv[1:] if word in DEATHS] or list(DEATHS)
+    kinds = [word for word in sys.argv[1:] if word in DEATHS or word == "start"] or ["start", *DEATHS]
     times = next((int(word) for word in sys.argv[1:] if word.isdigit()), 5)
     lab = Lab("recovery")
     here = Path(tempfile.mkdtemp(prefix="gangrun-recovery-"))
@@ -174,7 +207,18 @@ def main() -> None:
         assert lab.profile
         shutil.copy(lab.profile, here / "clusters" / "bench.toml")
         bench = Bench(lab, here)
-        print(f"first outer step {bench.begin():.1f} s after the job's start", flush=True)
+        if "start" in kinds:
+            kinds.remove("start")
+            starts = []
+            for _ in range(times):
+                ours = bench.begin()
+                bench.end()
+                starts.append((ours, bench.by_hand()))
+                print("  start: {:.1f} s, by hand {:.1f} s".format(*starts[-1]), flush=True)
+            ours, theirs = map(statistics.median, zip(*starts, strict=True))
+            print(f"| start | {ours:.1f} s, by hand {theirs:.1f} s |", flush=True)
+        if kinds:
+            bench.begin()
         for kind in kinds:
             rows = []
             for _ in range(times):

@@ -71,6 +71,18 @@ command = ['y']
         f"{FILE}:11: roles.b.replicas: 5 ",
         "do not divide",
     ),
+    "replica groups that do not divide the nodes": (
+        "command = ['x']\ntopology = 'torchft'\nreplicas = 2\n[allocation]\nnodes = 3\ngpus = 8\n",
+        f"{FILE}:3: replicas: 3 nodes do not divide among 2 replicas",
+    ),
+    "replica groups that do not divide the GPUs": (
+        "command = ['x']\ntopology = 'torchft'\nreplicas = 3\n[allocation]\ngpus = 8\n",
+        f"{FILE}:3: replicas: 8 GPUs of a node do not divide among 3 replicas",
+    ),
+    "more groups needed than there are": (
+        "command = ['x']\ntopology = 'torchft'\nreplicas = 2\nmin_replicas = 3\n[allocation]\ngpus = 8\n",
+        f"{FILE}:4: min_replicas: 3 are needed, but there are 2 replicas",
+    ),
     "unknown reference": (
         "command = ['x', '{nobody.host}']\n",
         f"{FILE}:1: command[1]: unknown reference {{nobody.host}}",
