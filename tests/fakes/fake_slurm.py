@@ -189,6 +189,28 @@ class Refusing(FakeSlurm):
         return int(code)
 
 
+class Foretelling(FakeSlurm):
+    """Has the partitions of `forecasts.json`, and what `sbatch --test-only` says of each: [code, stderr]."""
+
+    def forecasts(self) -> dict[str, tuple[int, str]]:
+        found: dict[str, tuple[int, str]] = json.loads((self.folder / "forecasts.json").read_text())
+        return found
+
+    def sbatch(self, argv: list[str]) -> int:
+        if "--test-only" not in argv:
+            return super().sbatch(argv)
+        code, words = self.forecasts()[option(argv, "--partition")]
+        sys.stderr.write(words)
+        return code
+
+    def scontrol(self, argv: list[str]) -> int:
+        if argv[:2] != ["show", "partition"]:
+            return super().scontrol(argv)
+        for name in self.forecasts():
+            print(f"PartitionName={name} AllowAccounts=ALL Default=NO MaxNodes=UNLIMITED MaxTime=UNLIMITED State=UP")
+        return 0
+
+
 class Down(FakeSlurm):
     """No controller, for as long as `up` says no."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -17,6 +18,7 @@ import pytest
 from gangrun.errors import LabError, UsageError
 from gangrun.lab import Lab, packages
 from gangrun.lab.state import profile_path
+from tests.gangrun_cli import PROGRAMS
 
 ABSENT = packages.missing(accounting=True)
 pytestmark = [
@@ -384,3 +386,34 @@ def test_command_line(idle: Lab) -> None:
     wrong = gangrun("kill", "node9")
     assert wrong.returncode == 2
     assert "node1, node2, node3, node4" in wrong.stderr
+
+
+def test_in_a_plain_chroot_it_says_what_is_missing(tmp_path: Path) -> None:
+    """There every node would die at once, as it cannot keep its mounts to itself; bound on itself the root can."""
+    name = f"c{os.getpid()}"
+    make = """
+        cd -- "$1"
+        for entry in /*; do
+          if [[ -L $entry ]]; then cp -P "$entry" .; elif [[ -d $entry ]]; then mkdir ".$entry"; fi
+        done
+        [[ $2 == plain ]] || { mount --bind . . && cd -- "$1"; }
+        for entry in /*; do
+          [[ -L $entry || ! -d $entry ]] || mount --rbind "$entry" ".$entry"
+        done
+        exec chroot . "${@:3}"
+    """
+
+    def inside(kind: str, *words: str) -> subprocess.CompletedProcess[str]:
+        (tmp_path / kind).mkdir(exist_ok=True)
+        argv = ["unshare", "--mount", "bash", "-euc", make, "-", tmp_path / kind, kind, *words]
+        return subprocess.run(argv, capture_output=True, text=True, timeout=120)
+
+    refused = inside("plain", PROGRAMS / "gangrun", "lab", "up", "--name", name)
+    assert refused.returncode == 1
+    assert "nodes need a root that is a mount point, and / is none here" in refused.stderr
+    assert "mount --bind DIRECTORY DIRECTORY" in refused.stderr
+    assert not Lab(name).directory.exists()
+    lab = shlex.join([str(PROGRAMS / "gangrun"), "lab"])
+    both = f"{lab} up --name {name} --nodes 1 --gpus 0; code=$?; {lab} down --name {name}; exit $code"
+    bound = inside("bound", "bash", "-c", both)
+    assert bound.returncode == 0, bound.stderr

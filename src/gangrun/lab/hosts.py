@@ -41,6 +41,17 @@ def netns(name: str, node: str) -> str:
     return f"gangrun-{name}-{node}"
 
 
+def require_mounts() -> None:
+    """LabError where a node could have no mounts of its own, as in a directory that was entered by plain chroot."""
+    mounts = (line.split() for line in Path("/proc/self/mountinfo").read_text().splitlines())
+    if not any(fields[4] == "/" for fields in mounts):
+        raise LabError(
+            "nodes need a root that is a mount point, and / is none here",
+            why="this is the inside of a chroot, where `unshare --mount` cannot keep mounts to itself",
+            way_out="outside, before chroot: mount --bind DIRECTORY DIRECTORY, then /proc, /sys and /dev in it",
+        )
+
+
 @contextlib.contextmanager
 def free_subnet() -> Iterator[int]:
     """Yield a K such that 10.77.K.0/24 and its ports are free on the machine; no other lab chooses meanwhile."""

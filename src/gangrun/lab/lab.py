@@ -94,6 +94,7 @@ class Lab:
             nodes=nodes, gpus=gpus, cpus=cpus, mem=mem, slurmd_timeout=slurmd_timeout, min_job_age=min_job_age
         )
         _require_root()
+        hosts.require_mounts()
         packages.require(accounting=accounting)
         if self.profile is not None:
             raise LabError(
@@ -305,7 +306,12 @@ class Lab:
             services.start_slurmctld(place)
             for node in shape.node_names:
                 hosts.power_on(shape, place, node)
-        commands.wait_until(self._all_idle, 60, "every node to be idle", log=place.log("slurmctld"))
+        try:
+            commands.wait_until(self._all_idle, 60, "every node to be idle", log=place.log("slurmctld"))
+        except LabError as error:
+            late = next((node for node in shape.node_names if self._slurm_states().get(node) != "idle"), "")
+            slurmd = commands.tail(place.logs / f"slurmd-{late}.log")
+            raise LabError(error.what, where=late, why="\n    ".join(filter(None, (error.why, slurmd)))) from error
         fresh = place.profile.with_suffix(".new")
         fresh.write_text(config.profile(shape, place))
         fresh.chmod(0o644)
@@ -313,6 +319,9 @@ class Lab:
 
     def _all_idle(self) -> bool:
         shape = state.read(self._place)
+        for node in shape.node_names if shape else ():
+            if processes.recorded(self._place.pid(node)) is None:
+                raise LabError("did not come up", where=node, why=commands.tail(self._place.log(node)))
         seen = self._slurm_states()
         return shape is not None and all(seen.get(node) == "idle" for node in shape.node_names)
 

@@ -7,9 +7,11 @@ import pytest
 from fake_slurm import Down, FakeSlurm, Installed, Unconfigured
 from recordings import VERSIONS, refusals, text
 
+from gangrun.errors import SchedulerError
 from gangrun.scheduler import discover, scancel, scontrol, sinfo
 from gangrun.scheduler.commands import Answer
 from gangrun.scheduler.discover import ClusterFacts, Partition
+from gangrun.scheduler.model import Submission
 from gangrun.scheduler.sinfo import Gpus, Nodes
 from gangrun.scheduler.slurm import Slurm
 from gangrun.scheduler.text import pairs, seconds
@@ -144,3 +146,36 @@ def test_collect_asks_three_times(fake_slurm: Callable[..., Installed]) -> None:
     assert facts.name == "fake"
     assert facts.partitions[0].nodes[0].gpus == (Gpus(8, "h100"),)
     assert len(fake.calls()) == 3
+
+
+def test_the_name_of_a_cluster_that_does_not_answer_stands_in_its_file(
+    fake_slurm: Callable[..., Installed], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_slurm(FakeSlurm)
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    conf = tmp_path / "slurm.conf"
+    conf.write_text("# ClusterName=old\n  clustername = galvani # ours\n")
+    monkeypatch.setenv("SLURM_CONF", str(conf))
+    assert discover.cluster_name(Slurm()) == "fake"
+    fake_slurm(Down)
+    assert discover.cluster_name(Slurm()) == "galvani"
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setenv("SLURM_CLUSTER_NAME", "ours")
+    assert discover.cluster_name(Slurm()) == "ours"
+
+
+def test_another_cluster_than_the_one_that_is_meant_is_neither_asked_nor_sent_to(
+    fake_slurm: Callable[..., Installed], tmp_path: Path
+) -> None:
+    fake_slurm(FakeSlurm)
+    for ask in (
+        lambda slurm: slurm.status(["7"]),
+        lambda slurm: slurm.find(["run"]),
+        lambda slurm: slurm.cancel(["7"]),
+        lambda slurm: slurm.forecast([], "gpu"),
+        lambda slurm: slurm.submit(Submission("run", tmp_path / "script.sh")),
+        lambda slurm: slurm.update([["scontrol", "update", "JobId=7"]]),
+    ):
+        with pytest.raises(SchedulerError, match="the Slurm of this machine is fake, and galvani is meant"):
+            ask(Slurm(name="galvani"))
+    assert Slurm(name="fake").status(["7"]) == {}
