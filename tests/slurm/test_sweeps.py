@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 
@@ -29,7 +31,8 @@ MODES = pytest.mark.parametrize("mode", ["jobs", "array"])
 @MODES
 def test_every_item_is_a_run_of_its_own(project: Project, lab: Lab, mode: str) -> None:
     project.write("experiments/sweep/four.toml", SWEEP)
-    done = project.gangrun("submit", "experiments/sweep/four.toml", "--set", f"sweep.mode={mode}", "--wait")
+    words = ("--set", f"sweep.mode={mode}", "--set", "parameters.nap=1", "--wait")
+    done = project.gangrun("submit", "experiments/sweep/four.toml", *words)
     assert done.code == 3, "some of several failed"
     run = project.run()
     assert (run["state"], run["mode"]) == ("FAILED", mode)
@@ -47,6 +50,12 @@ def test_every_item_is_a_run_of_its_own(project: Project, lab: Lab, mode: str) -
     assert "1 FAILED" in project.ok("why").out
     assert project.ok("check", f"{run['dir']}/items/x=4/spec.toml")
     assert "3/4 done, 1 failed" in project.ok("ls").out
+    report = project.ok("report", "latest").out
+    assert "#1  |" in report, f"two at once, drawn in two rows: {report}"
+    assert re.search(rf"{mode} +pool\n", report)
+    assert "pool is simulated" in report
+    programs = [f"{run['dir']}/items/x={number}/node/monitor.py" for number in range(1, 5)]
+    assert {Path(program).stat().st_nlink for program in programs} == {4}, "one copy for all"
     refused = project.gangrun("resume", "latest")
     assert (refused.code, "its items are" in refused.err) == (2, True)
 
