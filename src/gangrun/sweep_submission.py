@@ -14,16 +14,18 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from gangrun import submission
 from gangrun.lanes import Lanes
+from gangrun.node.pool.channel import patience
 from gangrun.plan.model import Plan, Replica, Var
 from gangrun.record import code
 from gangrun.record.events import Submitting
 from gangrun.record.events import encode as encode_event
 from gangrun.record.items import ItemLine, encode
 from gangrun.record.naming import item_id, item_step
-from gangrun.record.rundir import ARRAYS, EVENTS, ITEMS, ITEMS_FILE, POOL_FILE, RunDir
+from gangrun.record.rundir import ARRAYS, EVENTS, ITEMS, ITEMS_FILE, NODE, POOL_FILE, RunDir
 from gangrun.record.store import Store
 from gangrun.script.quote import known_text
 from gangrun.script.render import render, render_array
+from gangrun.spec.model import Merge, Verdict
 from gangrun.sweeps import PlannedItem, SweepPlan
 
 if TYPE_CHECKING:
@@ -45,7 +47,7 @@ def create(
     files: _Files = {ITEMS_FILE: lambda run: encode(_lines(sweep, run, arrays))}
     arrays = _arrays(sweep, largest_array) if sweep.mode == "array" else []
     if job is not None:
-        files[POOL_FILE] = json.dumps(_settings(sweep, job, flags), indent=1).encode("ascii") + b"\n"
+        files[POOL_FILE] = partial(_pool_file, sweep, job, flags)
         files.update(submission.files_of(job))
     created = submission.created_by(experiment, cluster, argv)
     born = encode_event(replace(created, argv=()))
@@ -141,13 +143,16 @@ def _pool_line(sweep: SweepPlan, planned: PlannedItem, run: RunDir, line: ItemLi
     plan, folder = planned.plan, run.item(planned.item.name)
     argv: tuple[str, ...] = ("bash", str(folder.script))
     env: dict[str, str] = {}
+    log = folder.job_log.name
     if not sweep.scripted and (alone := single_command(plan)):
         argv = tuple(known_text(word, line.run, folder.dir) for word in alone.argv)
         env = {key: known_text(value, line.run, folder.dir) for key, value in (*plan.env, *alone.env)}
+        log = ""
     return replace(
         line,
-        argv=() if sweep.pool.call and not sweep.scripted else argv,
+        argv=() if sweep.pool.call and not sweep.scripted else (*_judged(sweep, planned, run, line), *argv),
         env=env,
+        log=log,
         cwd=plan.workdir,
         # On this machine the scripts of scripted items see to their devices themselves.
         gpus=0 if sweep.scripted else planned.gpus,
@@ -157,7 +162,36 @@ def _pool_line(sweep: SweepPlan, planned: PlannedItem, run: RunDir, line: ItemLi
     )
 
 
-def _settings(sweep: SweepPlan, job: Plan, flags: Sequence[str]) -> dict[str, object]:
+def _pool_file(sweep: SweepPlan, job: Plan, flags: Sequence[str], run: RunDir) -> bytes:
+    return json.dumps(_settings(sweep, job, flags, run), indent=1).encode("ascii") + b"\n"
+
+
+def _judged(sweep: SweepPlan, planned: PlannedItem, run: RunDir, line: ItemLine) -> tuple[str, ...]:
+    """What stands before the command of an item of a campaign: the program that watches and judges it."""
+    campaign = sweep.experiment.spec.campaign
+    if campaign is None or (campaign.verdict is None and campaign.hang is None):
+        return ()
+    rules: dict[str, object] = {"grace": patience(planned.plan.grace)}
+    if planned.verdict:
+        rules["verdict"] = [known_text(word, line.run, run.item(line.name).dir) for word in planned.verdict]
+    elif isinstance(campaign.verdict, Verdict):
+        rules["verdict"] = campaign.verdict.model_dump()
+    if campaign.hang is not None:
+        plan = planned.plan
+        mains = ["main.0"] if single_command(plan) else [one.name for one in plan.replicas if one.kind == "main"]
+        rules["hang"] = {**campaign.hang.model_dump(exclude_none=True), "watch": mains}
+    return ("python3", f"{run.dir}/{NODE}/pool", "try", json.dumps(rules), "--")
+
+
+def _merge(sweep: SweepPlan, run: RunDir) -> object:
+    """The command or the rule by which a campaign's results are put together."""
+    campaign = sweep.experiment.spec.campaign
+    if sweep.merge:
+        return [known_text(word, run.run_id, run.dir) for word in sweep.merge]
+    return campaign.merge.model_dump() if campaign and isinstance(campaign.merge, Merge) else None
+
+
+def _settings(sweep: SweepPlan, job: Plan, flags: Sequence[str], run: RunDir) -> dict[str, object]:
     """`pool.json`."""
     pool, allocation = sweep.pool, job.allocation
     said = not sweep.scripted
@@ -167,6 +201,7 @@ def _settings(sweep: SweepPlan, job: Plan, flags: Sequence[str]) -> dict[str, ob
         "call": pool.call if said else None,
         "continue": pool.continue_ and said,
         "flags": list(flags),
+        "merge": _merge(sweep, run),
         "max_parallel": sweep.max_parallel,
         "max_nodes": sweep.max_nodes,
         "scheduler": job.scheduler,

@@ -15,7 +15,9 @@ from typing import Literal, TypeAlias
 from gangrun.errors import SpecError
 from gangrun.plan import model as plan
 from gangrun.plan import refs
+from gangrun.plan.compose import facts_of, placed
 from gangrun.plan.fill import filled
+from gangrun.plan.model import Word
 from gangrun.plan.refs import Scope, UnknownReferenceError, word
 from gangrun.pool import roles as pool_roles
 from gangrun.resolve import effective_allocation, resolve
@@ -41,6 +43,8 @@ class PlannedItem:
     estimate: float | None
     timeout: int | None
     retries: int
+    verdict: tuple[Word, ...] = ()
+    """The command that judges it, where a campaign has one."""
 
     @property
     def experiment(self) -> Experiment:
@@ -64,6 +68,8 @@ class SweepPlan:
     max_parallel: int | None
     max_nodes: int | None
     notes: tuple[str, ...] = ()
+    merge: tuple[Word, ...] = ()
+    """The command that puts the results together, where a campaign has one."""
 
     @property
     def shown(self) -> plan.Plan:
@@ -91,12 +97,17 @@ def mode_of(experiment: Experiment) -> Mode:
     spec = experiment.spec
     if spec.sweep is not None and spec.sweep.mode is not None:
         return spec.sweep.mode
-    return "pool" if spec.pool is not None else "jobs"
+    return "jobs" if spec.pool is None and spec.campaign is None else "pool"
 
 
 def plan_of(experiment: Experiment, cluster: Cluster) -> plan.Plan | SweepPlan:
     """What will happen with an experiment, be it a sweep or not. Raises SpecError, PlacementError."""
-    return resolve(experiment, cluster) if experiment.spec.sweep is None else plan_sweep(experiment, cluster)
+    if experiment.spec.sweep is not None:
+        return plan_sweep(experiment, cluster)
+    if experiment.spec.campaign is not None:
+        what = "judges the items of a sweep, and there is no [sweep]"
+        raise SpecError([experiment.problem(("campaign",), what, '[sweep] route = { glob = "routes/*.xml" }')])
+    return resolve(experiment, cluster)
 
 
 def plan_sweep(experiment: Experiment, cluster: Cluster) -> SweepPlan:
@@ -107,6 +118,7 @@ def plan_sweep(experiment: Experiment, cluster: Cluster) -> SweepPlan:
     assert sweep is not None  # noqa: S101 - for the type checker; who calls has looked
     items = expand(experiment)
     _check_keys(experiment, asked, items)
+    _check_campaign(experiment, asked)
     planned = tuple(_planned(experiment, cluster, items, _in_pool if asked == "pool" else _alone))
     most = sweep.max_parallel
     if asked == "pool":
@@ -117,8 +129,18 @@ def plan_sweep(experiment: Experiment, cluster: Cluster) -> SweepPlan:
     else:
         job = None
         _check_nodes(experiment, planned)
+    campaign = experiment.spec.campaign
     return SweepPlan(
-        mode, asked, experiment, planned, pool, job, most, sweep.max_nodes, tuple(_notes(experiment, items))
+        mode,
+        asked,
+        experiment,
+        planned,
+        pool,
+        job,
+        most,
+        sweep.max_nodes,
+        tuple(_notes(experiment, items)),
+        _words(experiment, ("campaign", "merge"), campaign.merge if campaign else None, {}),
     )
 
 
@@ -146,13 +168,29 @@ def _check_keys(experiment: Experiment, mode: Mode, items: tuple[Item, ...]) -> 
         raise SpecError(problems)
 
 
+def _check_campaign(experiment: Experiment, mode: Mode) -> None:
+    spec = experiment.spec
+    if spec.campaign is None:
+        return
+    pool = spec.pool or Pool()
+    if mode != "pool":
+        what = f"mode = {mode!r}, but it is the driver of a pool that judges the items of a campaign"
+        raise SpecError([experiment.problem(("sweep", "mode"), what, 'mode = "pool"')])
+    if "retries" in pool.model_fields_set:
+        way_out = f"campaign.attempts = {pool.retries + 1}"
+        raise SpecError([experiment.problem(("pool", "retries"), "a campaign counts attempts", way_out)])
+    if pool.call is not None:
+        what = "a function has no exit, log and result of its own to judge: a campaign's items are commands"
+        raise SpecError([experiment.problem(("pool", "call"), what)])
+
+
 _Make: TypeAlias = "Callable[[Experiment, Cluster, Mapping[str, plan.Value]], tuple[plan.Plan, float, int | None]]"
 
 
 def _planned(experiment: Experiment, cluster: Cluster, items: tuple[Item, ...], make: _Make) -> Iterator[PlannedItem]:
     """The items, with one plan for all that set the same keys: of 10,000 items each then costs a filling-in."""
     spec, pool = experiment.spec, experiment.spec.pool or Pool()
-    inside = make is _in_pool
+    inside, campaign = make is _in_pool, spec.campaign
     alike = _alike(spec)
     made: dict[tuple[str, ...], tuple[plan.Plan, float, int | None]] = {}
     for item in items:
@@ -166,6 +204,7 @@ def _planned(experiment: Experiment, cluster: Cluster, items: tuple[Item, ...], 
             made[key] = make(experiment.alone(item.parameters, item.keys), cluster, left)
         shared, gpus, cpus = made[key]
         estimate = _estimate(experiment, pool, values)
+        verdict = _words(experiment, ("campaign", "verdict"), campaign.verdict if campaign else None, values)
         yield PlannedItem(
             item,
             experiment,
@@ -174,7 +213,8 @@ def _planned(experiment: Experiment, cluster: Cluster, items: tuple[Item, ...], 
             cpus,
             estimate,
             pool.timeout if inside else None,
-            pool.retries if inside else 0,
+            (campaign.attempts - 1 if campaign else pool.retries) if inside else 0,
+            verdict,
         )
 
 
@@ -207,6 +247,19 @@ def _in_pool(
     # The pool's job is watched, its items with it.
     inside = replace(experiment, spec=spec.model_copy(update={"allocation": seat, "monitor": Monitor(on=False)}))
     return resolve(inside, _here(cluster), left), gpus, cpus
+
+
+def _words(
+    experiment: Experiment, key: tuple[str, str], written: object, values: Mapping[str, str]
+) -> tuple[Word, ...]:
+    """A command of a campaign; nothing for a rule. Raises SpecError."""
+    if not isinstance(written, tuple):
+        return ()
+    scope = Scope({}, {**facts_of(experiment), **values})
+    try:
+        return tuple(word(placed(experiment, one), scope) for one in written)
+    except UnknownReferenceError as error:
+        raise SpecError([experiment.problem(key, str(error))]) from error
 
 
 def _here(cluster: Cluster) -> Cluster:

@@ -1,13 +1,15 @@
 """How many items of a sweep run at once, changed while it goes on.
 
-The file `throttle` holds the wish: two numbers, items and nodes, 0 for no limit. A pool's driver reads it; for jobs
-and arrays it is what later changes start from.
+The file `throttle` holds the wish: three numbers, items and nodes, 0 for no limit, and how often an item of a campaign
+is tried, 0 for as often as the experiment says. A pool's driver reads it; for jobs and arrays it is what later changes
+start from.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from gangrun.errors import UsageError
 from gangrun.lanes import Lanes
@@ -27,21 +29,23 @@ class Limits:
 
     items: int
     nodes: int
+    attempts: int = 0
+    """At each item of a campaign; 0 is as many as the experiment says."""
 
 
 def words(limits: Limits) -> str:
     """`at most 48 items at once`."""
     told = [f"{number} {noun}" for number, noun in ((limits.items, "items"), (limits.nodes, "nodes")) if number]
-    return f"at most {' and '.join(told)} at once" if told else "as many items at once as there is room for"
+    most = f"at most {' and '.join(told)} at once" if told else "as many items at once as there is room for"
+    return f"{most}, {limits.attempts} attempts at each" if limits.attempts else most
 
 
-def change(run: RunDir, most: int, *, nodes: bool) -> Limits:
-    """Writes the wish down, beside what was wished for the other number before. Raises RecordError."""
-    before = current(run)
-    limits = Limits(before.items, most) if nodes else Limits(most, before.nodes)
+def change(run: RunDir, most: int, what: Literal["items", "nodes", "attempts"]) -> Limits:
+    """Writes the wish down, beside what was wished for the other numbers before. Raises RecordError."""
+    limits = replace(current(run), **{what: most})
     draft = run.throttle.with_suffix(".new")
     try:
-        draft.write_text(f"{limits.items} {limits.nodes}\n", encoding="ascii")
+        draft.write_text(f"{limits.items} {limits.nodes} {limits.attempts}\n", encoding="ascii")
         draft.replace(run.throttle)
     except OSError as error:
         raise refusal("cannot change the throttle", str(run.throttle), error) from error
@@ -51,9 +55,8 @@ def change(run: RunDir, most: int, *, nodes: bool) -> Limits:
 def current(run: RunDir) -> Limits:
     """What holds now: the last wish, else what the experiment says."""
     try:
-        found = [int(word) for word in run.throttle.read_text(encoding="ascii").split()]
-        return Limits(found[0], found[1])
-    except (OSError, ValueError, IndexError):
+        return Limits(*(int(word) for word in run.throttle.read_text(encoding="ascii").split()))
+    except (OSError, ValueError, TypeError):
         sweep = toml.read(run.spec)[0].get("sweep", {})
         return Limits(sweep.get("max_parallel", 0), sweep.get("max_nodes", 0))
 

@@ -282,7 +282,7 @@ def test_the_experiment_wins_over_its_qos_and_that_over_defaults(resolved: Resol
 def test_an_unknown_qos(refused: Refused) -> None:
     text = "command = ['x']\n[allocation]\nqos = '{}'\n"
     assert refused(text.format("hihg"), profile=PROFILE) == [
-        "exp/step.toml:3: allocation.qos: profile site knows no qos 'hihg' (did you mean 'high'?)"
+        "exp/step.toml:3: allocation.qos: profile site knows no qos 'hihg' (did you mean 'high'? known: normal, high)"
     ]
     assert "known: normal, high" in refused(text.format("zzz"), profile=PROFILE)[0]
 

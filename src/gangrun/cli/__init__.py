@@ -16,6 +16,7 @@ COMMANDS = {
         "init": "start an experiment file here",
         "check": "say everything that is wrong with a file",
         "schema": "print the JSON Schema of experiment files, for editors",
+        "generate": "write the script of a DDP, DiLoCo or MuLoCo training from its flags",
     },
     "See before": {
         "plan": "show what will run where: nodes, GPUs, ports, time",

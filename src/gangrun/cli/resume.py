@@ -65,6 +65,7 @@ def run(args: argparse.Namespace) -> int:
     sent: dict[RunDir, str] = {}
     for one, cluster, links in ready:
         attempt = submission.next_attempt(one)
+        submission.reopen(one)
         waits = chains.flags([job for link in links if (job := sent.get(link.run, link.job))])
         sent[one] = submission.send(one, cluster.name, scheduler_of(cluster.name), (*waits, *args.flags), attempt)
         if not args.json:

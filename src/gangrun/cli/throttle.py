@@ -1,7 +1,7 @@
 """Change how many items of a sweep run at once, while it runs.
 
 Items that run already go on. An array's limit is changed in Slurm, the jobs of a sweep are made to wait for each other
-anew, and a pool's driver reads the new number within seconds.
+anew, and a pool's driver reads the new number within seconds. --attempts is how often an item of a campaign is tried.
 """
 
 from __future__ import annotations
@@ -13,15 +13,18 @@ from gangrun.errors import UsageError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """RUN N, --nodes."""
+    """RUN N, --nodes, --attempts."""
     parser.add_argument("run", metavar="RUN", help="a sweep: run id, its beginning, experiment/step, path, or latest")
     parser.add_argument("most", metavar="N", type=inputs.count, help="how many at once at the most; 0 for any number")
-    parser.add_argument("--nodes", action="store_true", help="N is how many nodes they may hold, as max_nodes")
+    of = parser.add_mutually_exclusive_group()
+    of.add_argument("--nodes", action="store_true", help="N is how many nodes they may hold, as max_nodes")
+    of.add_argument("--attempts", action="store_true", help="N is how often each is tried, as campaign.attempts")
 
 
 def run(args: argparse.Namespace) -> int:
     """Puts the wish on record, then tells whoever starts the items."""
     from gangrun import throttling
+    from gangrun.spec import toml
 
     found = inputs.store_here().find(args.run)
     project = inputs.project_here()
@@ -31,7 +34,9 @@ def run(args: argparse.Namespace) -> int:
     if state.final:
         print(f"{state.run}: nothing to throttle, it is {state.state}")
         return 0
-    limits = throttling.change(found, args.most, nodes=args.nodes)
+    if args.attempts and "campaign" not in toml.read(found.spec)[0]:
+        raise UsageError(f"{state.run} is no campaign, whose items have attempts")
+    limits = throttling.change(found, args.most, "attempts" if args.attempts else "nodes" if args.nodes else "items")
     if state.mode == "pool":
         print(f"{state.run}: {throttling.words(limits)}, which its driver reads within seconds")
         return 0

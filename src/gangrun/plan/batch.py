@@ -27,7 +27,7 @@ def batch_flags(
     """The batch flags in order, without those that only the run's name and directory decide; and notes."""
     profile, qos = cluster.profile, allocation.qos
     if profile.qos and qos is not None and qos not in profile.qos:
-        hint = nearest(qos, profile.qos) or f"known: {', '.join(profile.qos)}"
+        hint = f"{nearest(qos, profile.qos)} known: {', '.join(profile.qos)}".lstrip()
         what = f"profile {cluster.name} knows no qos {qos!r}"
         problems.append(experiment.problem(("allocation", "qos"), what, hint))
     flags: dict[str, str | bool] = {"nodes": str(allocation.nodes), "ntasks-per-node": "1"}

@@ -28,6 +28,21 @@ def effective_container(
     return experiment.spec.container or cluster.profile.container, ("container",)
 
 
+def facts_of(experiment: Experiment) -> dict[str, plan.Part]:
+    """What any string of the experiment may refer to besides its parameters."""
+    return {
+        "run.dir": plan.Var("run_dir"),
+        "run.name": plan.Var("run_name"),
+        "file.dir": placed(experiment, str(experiment.file.parent)),
+        "code.dir": placed(experiment, str(experiment.project)),
+    }
+
+
+def placed(experiment: Experiment, text: str) -> str:
+    """The text with paths of the project as paths of the copy, where the run uses one."""
+    return experiment.copy.text(text) if experiment.copy else text
+
+
 _LOADED = frozenset({plan.Var("load"), plan.Var("resumed")})
 _Words: TypeAlias = "tuple[plan.Word, ...]"
 
@@ -76,14 +91,7 @@ class Composer:
     def _scope(self, role: str = "", index: int = 0, *, before: bool = False) -> Scope:
         """What the texts of a replica may refer to, those of the whole experiment, or those that are needed before
         the job runs, when there are neither hosts nor ports."""
-        facts: dict[str, plan.Part] = {
-            "run.dir": plan.Var("run_dir"),
-            "run.name": plan.Var("run_name"),
-            "file.dir": self._placed(str(self.experiment.file.parent)),
-            "code.dir": self._placed(str(self.experiment.project)),
-            "load": plan.Var("load"),
-            "resumed": plan.Var("resumed"),
-        }
+        facts = {**facts_of(self.experiment), "load": plan.Var("load"), "resumed": plan.Var("resumed")}
         facts.update(refs.values(self.experiment.spec.parameters, self.experiment.seed))
         facts.update(self.left)
         if not role:
@@ -91,13 +99,9 @@ class Composer:
         facts.update({"index": str(index), "count": str(len(self.spots[role]))})
         return Scope(self.addresses, facts, self.addresses[role][index])
 
-    def _placed(self, text: str) -> str:
-        """The text with paths of the project as paths of the copy, where the run uses one."""
-        return self.experiment.copy.text(text) if self.experiment.copy else text
-
     def _word(self, text: str, scope: Scope, key: Key) -> plan.Word:
         try:
-            word = refs.word(self._placed(text), scope)
+            word = refs.word(placed(self.experiment, text), scope)
         except UnknownReferenceError as error:
             self._once(problem_at(self.experiment, self.cluster, key, str(error)))
             return plan.Word()
@@ -239,7 +243,7 @@ class Composer:
             raise ValueError(f"the project {project} cannot be mounted, as its name holds a colon")
         taken = any(mount.split(":")[1] == project for mount in container.mounts)
         mounts = container.mounts if taken else (f"{project}:{project}", *container.mounts)
-        workdir = container.workdir or self._placed(self.experiment.spec.workdir or project)
+        workdir = container.workdir or placed(self.experiment, self.experiment.spec.workdir or project)
         return container.model_copy(update={"mounts": mounts, "workdir": workdir})
 
     def _ready(self, name: str, role: Role, scope: Scope) -> plan.Ready | None:

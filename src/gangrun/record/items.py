@@ -30,6 +30,8 @@ class ItemLine:
     """Empty where the pool calls a function with the parameters instead."""
     env: Mapping[str, str] = field(default_factory=dict)
     """Beyond the environment of the job."""
+    log: str = ""
+    """Where its output goes, in its directory; by default the log of a replica `main.0`."""
     cwd: str = ""
     gpus: float = 0
     cpus: int | None = None
@@ -59,7 +61,7 @@ def encode(items: Iterable[ItemLine]) -> bytes:
 
 _ALWAYS = frozenset({"index", "name", "parameters"})
 _DEFAULTS: Mapping[str, Any] = {
-    "run": "", "argv": (), "env": {}, "cwd": "", "gpus": 0, "cpus": None, "estimate": None, "timeout": None,
+    "run": "", "argv": (), "env": {}, "log": "", "cwd": "", "gpus": 0, "cpus": None, "estimate": None, "timeout": None,
     "retries": 0, "array": None, "task": None,
 }  # fmt: skip
 

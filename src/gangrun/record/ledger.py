@@ -355,8 +355,7 @@ def _in_doubt(told: History, now: float) -> bool:
 
 def _started_anyway(one: _Run) -> bool:
     """Whether the job itself proves that it exists, by the file it writes first."""
-    assert one.told.submitting is not None  # noqa: S101 - for the type checker; `_in_doubt` has seen it
-    facts = one.run.facts(one.told.submitting.attempt, replicas=False)
+    facts = one.run.facts(one.told.first_attempt, replicas=False)
     if facts is None or not facts.job or facts.job in one.told.jobs:
         return False
     one.record(Found(facts.job, one.told.cluster))
@@ -403,7 +402,9 @@ def _ask(alive: Sequence[_Run], scheduler_of: Callable[[str], Scheduler], now: f
     clusters: dict[str, list[_Run]] = {}
     for one in alive:
         told = one.told
-        if _in_doubt(told, now):
+        if told.submitting is None and not told.job and _started_anyway(one):  # by `sbatch script.sh`, typed by hand
+            clusters.setdefault(told.cluster, []).append(one)
+        elif _in_doubt(told, now):
             _started_anyway(one)
             clusters.setdefault(told.scheduler, []).append(one)
         elif told.job and (told.observed is None or not _settled(told.observed, now)):

@@ -310,6 +310,8 @@ def _settled(values: Table, folder: str) -> Table:
         return {**settled, "container": table(value["container"], ("env",))} if "container" in value else settled
 
     values = table(values, ("env", "files", "variables"))
+    if "campaign" in values:
+        values["campaign"] = table(values["campaign"], ("verdict", "merge"))
     if isinstance(roles := values.get("roles"), dict):
         values["roles"] = {name: table(role, ("command", "env", "ready")) for name, role in roles.items()}
     return values

@@ -201,6 +201,41 @@ def _function(text: str) -> str:
     return text
 
 
+def _condition(value: object) -> object:
+    """A value, a list of allowed ones, or a table of `min`, `max` and `not`."""
+    if isinstance(value, dict):
+        if not value or (unknown := [name for name in value if name not in ("min", "max", "not")]):
+            wrong = f"knows no {unknown[0]!r}" if value else "is empty"
+            raise ValueError(f"{wrong}: write a value, a list of allowed ones, or a table of min, max and not")
+        if bad := [name for name in ("min", "max") if not _is_number(value.get(name, 0))]:
+            raise ValueError(f"{bad[0]} is a number")
+        return value
+    for one in value if isinstance(value, list) else [value]:
+        _scalar(one)
+    return value
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _expression(text: str) -> str:
+    try:
+        re.compile(text)
+    except re.error as error:
+        raise ValueError(f"{text!r} is no regular expression: {error}") from None
+    return text
+
+
+def _result_name(name: str) -> str:
+    parts = name.split("/")
+    if "" in parts or "." in parts or ".." in parts or _CONTROL.search(name):
+        raise ValueError(f"{name!r} is no path in the directory: write 'result.json'")
+    if parts[0] in RECORD or parts[0] == "pool":
+        raise ValueError(f"{parts[0]!r} is the record's own; choose another name")
+    return name
+
+
 @cache
 def _docstrings() -> dict[str, dict[str, str]]:
     """The text under each field, by model."""
@@ -295,6 +330,13 @@ Estimate = Annotated[
     WithJsonSchema({"type": ["string", "number"]}),
 ]
 FunctionName = Annotated[str, AfterValidator(_function)]
+Conditions = Annotated[
+    dict[Annotated[str, Field(min_length=1)], Annotated[Any, BeforeValidator(_condition)]],
+    Field(min_length=1),
+    WithJsonSchema({"type": "object", "minProperties": 1}),
+]
+Expression = Annotated[str, AfterValidator(_expression)]
+ResultName = Annotated[str, AfterValidator(_result_name)]
 Count = Annotated[int, Field(ge=0, strict=True)]
 Positive = Annotated[int, Field(ge=1, strict=True)]
 Truth = Annotated[bool, Field(strict=True)]
@@ -539,6 +581,54 @@ class Pool(_Model):
     """`"module:function"`, called in workers that stay alive, with the item's parameters, in place of a command."""
 
 
+class Verdict(_Model):
+    """What the result of an item must say for it to count as done: `verdict = { file = …, where = … }`."""
+
+    file: ResultName
+    """The JSON file that each attempt writes into the item's directory."""
+    where: Conditions
+    """Path in it = what must stand there: a value, a list of allowed ones, or a table of `min`, `max` and `not`. Parts
+    of a path are joined by dots; `*` is every entry."""
+
+
+class Hang(_Model):
+    """When an attempt hangs: `hang = { silent = "10m" }`."""
+
+    silent: Annotated[Duration, Field(ge=1)] | None = None
+    """How long none of the item's mains has printed anything, from their start on."""
+    last_line: Expression | None = None
+    """A regular expression that the last line of one of their logs matches, and goes on matching for 5 s."""
+
+    @model_validator(mode="after")
+    def _any(self) -> Hang:
+        if self.silent is None and self.last_line is None:
+            raise ValueError("needs silent, last_line, or both")
+        return self
+
+
+class Merge(_Model):
+    """What becomes of the results: `merge = { file = …, into = … }`."""
+
+    file: ResultName
+    """The JSON file in each item's directory."""
+    into: ResultName
+    """The one in the run's."""
+
+
+class Campaign(_Model):
+    """`[campaign]`: how the items of a pool are judged, tried again and put together."""
+
+    attempts: Positive = 3
+    """How often an item is tried."""
+    verdict: Command | Verdict | None = None
+    """What decides whether an attempt succeeded, in place of its exit code: a command that ends with 0, or a rule on a
+    JSON file."""
+    hang: Hang | None = None
+    """When an attempt hangs, and is ended as failed."""
+    merge: Command | Merge | None = None
+    """What is done with the results when all items have ended: a command, or a rule."""
+
+
 class Monitor(_Model):
     """What watches the nodes: `[monitor]`, or `false` for none."""
 
@@ -668,6 +758,8 @@ class Spec(RoleKeys):
     """Many items from this one file."""
     pool: Pool | None = None
     """How the items of a sweep share one allocation."""
+    campaign: Campaign | None = None
+    """How the items of a pool are judged, tried again and put together."""
 
 
 class Qos(_Model):

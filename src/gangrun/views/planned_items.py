@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from gangrun.comparison import of_plan
+from gangrun.spec.model import Verdict
 from gangrun.sweeps import SweepPlan
 from gangrun.views import comparison
 from gangrun.views.sweeps import aligned, cell
@@ -51,7 +52,18 @@ def _head(sweep: SweepPlan) -> str:
         for number, noun in ((sweep.max_parallel, "items"), (sweep.max_nodes, "nodes"))
         if number
     ]
-    return ", ".join([f"{len(sweep.items)} items", ways[sweep.mode], *limits])
+    return ", ".join([f"{len(sweep.items)} items", ways[sweep.mode], *limits, *_campaign(sweep)])
+
+
+def _campaign(sweep: SweepPlan) -> list[str]:
+    campaign = sweep.experiment.spec.campaign
+    if campaign is None:
+        return []
+    roles = dict.fromkeys(replica.role for replica in sweep.items[0].plan.replicas)
+    told = [f"each with {' and '.join(roles)}"] if len(roles) > 1 else []
+    judge = campaign.verdict
+    decides = judge.file if isinstance(judge, Verdict) else judge[0] if judge else "its exit code"
+    return [*told, f"{campaign.attempts} attempts at each, on which {decides} decides"]
 
 
 def as_data(sweep: SweepPlan) -> dict[str, Any]:

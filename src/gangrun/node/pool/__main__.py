@@ -1,10 +1,13 @@
-"""`python3 {run.dir}/node/pool drive …` on the first node, `… work …` or `… ray …` on every node."""
+"""`python3 {run.dir}/node/pool drive …` on the first node, `… work …` or `… ray …` on every node.
+
+`… try …` is each attempt at an item of a campaign.
+"""
 
 import sys
 from importlib import import_module
 from pathlib import Path
 
-MODULES = {"drive": "driver", "work": "agent", "ray": "ray_node"}
+MODULES = {"drive": "driver", "work": "agent", "ray": "ray_node", "try": "attempt"}
 
 if __name__ == "__main__":
     # Python was given this directory, whose modules know each other as a package.

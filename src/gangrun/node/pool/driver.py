@@ -22,6 +22,7 @@ from .channel import patience
 from .engine import Begun, Engine, EngineError, NodeGone, NodeUp, Over
 from .items import Item, Items
 from .journal import Journal
+from .merge import merge
 from .places import Node, Place, Places
 from .waiting import Waiting
 
@@ -88,6 +89,7 @@ class Driver:
         self._engine = engine
         (run / "pool").mkdir(mode=0o700, exist_ok=True)
         self._journal = Journal(str(run / "pool" / "journal.jsonl"))
+        self._reopen()
         self._items = Items(str(run / "items.jsonl"), self._journal.known)
         self._places = Places()
         self._running: dict[int, tuple[Item, Place, float]] = {}
@@ -119,6 +121,15 @@ class Driver:
 
     def _asked(self, number: int, _: object) -> None:
         self._stopping = self._stopping or number
+
+    def _reopen(self) -> None:
+        """Where somebody has asked for this attempt, items that have failed are tried again."""
+        wish = self._run / "pool" / "again"
+        if wish.exists():
+            self._journal.write("Reopened")
+            self._journal.known.add({"type": "Reopened"})
+            if self._journal.flush(now=True):
+                wish.unlink()
 
     # --- the life of the driver --------------------------------------------------------------------------------------
 
@@ -182,7 +193,8 @@ class Driver:
         """The end in order: what is left, the exit code, one line for a person."""
         done, failed = self._counts["done"], self._counts["failed"]
         left = len(self._items.all) - done - failed
-        undone = failed or (left and not self._further)
+        wrong = "" if self._stopping or left else self._merge()
+        undone = failed or wrong or (left and not self._further)
         code = 128 + self._stopping if self._stopping else 1 if undone else 0
         if self._further and not left:
             walltime.cancel(self._further)
@@ -196,6 +208,16 @@ class Driver:
             told += ", which could not have ended before the time limit"
         self._say(told)
         return code
+
+    def _merge(self) -> str:
+        """Puts the results together where that is asked for. What went wrong."""
+        wanted = self._settings.get("merge")
+        if not wanted:
+            return ""
+        items = ((item.name, item.state == "done") for item in self._items.all.values())
+        if wrong := merge(self._run, wanted, items):
+            self._say(wrong)
+        return wrong
 
     def _say(self, words: str) -> None:
         print(f"pool: {words}", flush=True)
@@ -227,6 +249,7 @@ class Driver:
         seconds = event.seconds if event.why != "lost" else time.time() - began
         again = False
         item.seconds = seconds
+        why = event.why or (self._verdict(item) if event.code else "")
         if event.why in {"lost", "stopped"}:
             again = True
         elif event.code or event.why:
@@ -239,8 +262,8 @@ class Driver:
             "code": event.code,
             "seconds": round(seconds, 3),
         }
-        if event.why:
-            outcome["why"] = event.why
+        if why:
+            outcome["why"] = why
         if again:
             outcome["again"] = True
         self._journal.write("Ended", **outcome)
@@ -249,16 +272,24 @@ class Driver:
             self._counts["waiting"] += 1
             self._waiting.put(item)
             if event.why not in {"lost", "stopped"}:
-                self._say(f"{item.name} ended with {event.why or event.code} and is tried again")
+                self._say(f"{item.name} ended with {why or event.code} and is tried again")
         elif event.code or event.why:
             item.state = "failed"
             self._counts["failed"] += 1
-            self._say(f"{item.name} failed with {event.why or event.code}")
+            self._say(f"{item.name} failed with {why or event.code}")
         else:
             item.state = "done"
             self._counts["done"] += 1
             if self._items.learn(self._counts["done"]):
                 self._queue()
+
+    def _verdict(self, item: Item) -> str:
+        """What the attempt has left as the reason for its end."""
+        try:
+            file = self._run / "items" / item.name / "attempts" / f"{item.tries:03d}" / "verdict"
+            return file.read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError):
+            return ""
 
     # --- what to start next ------------------------------------------------------------------------------------------
 
@@ -387,8 +418,10 @@ class Driver:
             changed = file.stat().st_mtime
             if changed != self._throttle:
                 self._throttle = changed
-                items, nodes = file.read_text(encoding="ascii").split()
-                self._most, self._most_nodes = int(items) or None, int(nodes) or None
+                items, nodes, *attempts = (int(word) for word in file.read_text(encoding="ascii").split())
+                self._most, self._most_nodes = items or None, nodes or None
+                for item in self._items.all.values() if any(attempts) else ():
+                    item.retries = attempts[0] - 1
         except (OSError, ValueError):
             return
 

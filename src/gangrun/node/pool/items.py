@@ -64,8 +64,9 @@ class Items:
                 continue
             item = self.all[index]
             item.tries = len(history.spans)
+            counting = history.spans[history.forgiven :]
             item.failures = sum(
-                1 for span in history.spans if span.why not in {"lost", "stopped"} and (span.code or span.why)
+                1 for span in counting if span.why not in {"lost", "stopped"} and (span.code or span.why)
             )
             item.state = history.state
             item.seconds = history.spans[-1].seconds

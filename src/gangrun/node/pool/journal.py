@@ -4,7 +4,8 @@ Every line has `t` (seconds since 1970) and `type`:
 
 `Opened` (`job` `attempt` `pid` `engine` `items`) a driver begins · `NodeUp` (`node` `gpus` `cpus`) · `NodeLost` (`node`
 `why`) · `Started` (`item` `try` `node` `gpus` `cpus`) · `Ended` (`item` `try` `code` `seconds` `why` `again`) ·
-`Continued` (`job`) a follow-up job was queued · `Closed` (`code` `left`) the driver ends.
+`Continued` (`job`) a follow-up job was queued · `Reopened` what
+has failed is to be tried again · `Closed` (`code` `left`) the driver ends.
 
 `item` is the item's index, `try` counts its starts from 1. `why` is empty where a process ended by itself, else
 `timeout`, `lost` (with its node or its agent), `stopped` (with the job) or `unstartable`; `again` is there and true
@@ -45,6 +46,8 @@ class History:
     """What is known of one item."""
 
     spans: list[Span] = field(default_factory=list)
+    forgiven: int = 0
+    """How many of them do not count any more, as the item was to be tried again from the beginning."""
 
     @property
     def state(self) -> str:
@@ -90,6 +93,10 @@ class Fold:
                 self.nodes[event["node"]] = event
             elif kind == "NodeLost":
                 self.nodes.pop(event["node"], None)
+            elif kind == "Reopened":
+                for history in self.items.values():
+                    if history.state == "failed":
+                        history.spans[-1].again, history.forgiven = True, len(history.spans)
             elif kind == "Continued":
                 self.continued = event["job"]
             elif kind == "Closed":

@@ -1,0 +1,1 @@
+"""Stands for a configuration of torchtitan, which this example does not bring along."""

@@ -1,0 +1,124 @@
+"""Write the batch script of a training by DDP, DiLoCo or MuLoCo, with the flags of MuLoCo's generate_job_file.py.
+
+The script is a run of the record that waits to be sent: sbatch FILE. With --as-spec the same as an experiment file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gangrun.cli import inputs
+from gangrun.errors import InputError
+
+if TYPE_CHECKING:
+    from gangrun.recipes.generate import Asked
+    from gangrun.spec.profile import Cluster
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """MuLoCo's flags, --cluster and --as-spec."""
+    add = parser.add_argument
+    add("--config-file", metavar="FILE", required=True, help="configuration of the training")
+    add("--job-name", metavar="NAME", default="diloco", help="name of the step in the run's name (default: diloco)")
+    add("--qos", metavar="QOS", help="quality of service, with what the cluster's profile says that it brings")
+    add("--partition", metavar="NAME", help="partition, in place of the profile's")
+    add("--account", metavar="NAME", help="account, in place of the profile's")
+    add("--mem", metavar="SIZE", help="memory on each node, in place of the profile's")
+    add("--time", metavar="TIME", help="time limit (default: the profile's, or 36:00:00)")
+    add("--nodes", metavar="N", type=_positive, default=2, help="nodes (default: 2)")
+    add("--gpus-per-node", metavar="N", type=inputs.count, help="GPUs on each (default: the profile's, or 8)")
+    add("--cpus-per-node", metavar="N", type=_positive, help="CPUs of each, in place of the profile's")
+    add("--ntasks-per-node", metavar="N", type=_positive, help="tasks that share them (default: groups and lighthouse)")
+    add("--use-ddp", action="store_true", help="train as one, by torchrun over all nodes")
+    add("--num-ft-replicas-per-node", metavar="N", type=_positive, help="replica groups on each node (default: 8)")
+    add("--nodes-per-replica", metavar="N", type=_positive, default=1, help="nodes of each replica group (default: 1)")
+    add("--extra-args", metavar="ARGS", default="", help="words for --cfg_options, handed over as they stand")
+    add("--mail-user", metavar="EMAIL", help="whom Slurm writes to")
+    add("--mail-type", metavar="EVENTS", help="when (default with --mail-user: BEGIN,END,FAIL)")
+    add("--output", metavar="PATH", help="log of the job, %%j is its id (default: job.log in the run's directory)")
+    add("--error", metavar="PATH", help="its stderr (default: the same)")
+    add("--output-file", metavar="FILE", help="where to write the script (default: stdout)")
+    add("--as-spec", action="store_true", help="write an experiment file in place of a script")
+    inputs.add_cluster(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Makes the run and writes its script where it was asked for."""
+    from gangrun import clusters
+    from gangrun.recipes.generate import Asked
+
+    cluster = clusters.choose(args.cluster, None, inputs.project_here())
+    asked = Asked(**{field.name: getattr(args, field.name) for field in fields(Asked)})
+    name = ""
+    if args.as_spec:
+        text = _spec(asked, cluster)
+        _ready(asked, args.output_file)
+    else:
+        name, text = _script(asked, cluster, args.output_file)
+    if args.output_file is None:
+        print(text, end="")
+    else:
+        Path(args.output_file).write_text(text, encoding="utf-8", errors="surrogateescape")
+    if name:
+        sender = "bash" if cluster.profile.scheduler == "local" else "sbatch"
+        inputs.say(f"{name} is written, not sent: {sender} {args.output_file or 'SCRIPT'}")
+    return 0
+
+
+def _spec(asked: Asked, cluster: Cluster) -> str:
+    import tomli_w
+
+    from gangrun.recipes.generate import as_spec, experiment
+    from gangrun.resolve import resolve
+
+    resolve(experiment(asked, cluster), cluster)  # whatever is wrong with it is said here
+    head = f"# As gangrun generate made it for {cluster.name}. The folder names the experiment, the file the step.\n"
+    return head + tomli_w.dumps(as_spec(asked, cluster))
+
+
+def _script(asked: Asked, cluster: Cluster, file: str | None) -> tuple[str, str]:
+    """The name of the run, made, and its script."""
+    from gangrun import submission
+    from gangrun.recipes.generate import experiment
+    from gangrun.resolve import resolve
+    from gangrun.script.render import render
+
+    made = experiment(asked, cluster)
+    inputs.check_name(made)
+    plan = resolve(made, cluster)
+    render(plan, "check", "/run")
+    _ready(asked, file)
+    created = submission.create(submission.store_of(made.project), made, plan, sys.argv)
+    return created.run_id, created.script.read_text(encoding="utf-8", errors="surrogateescape")
+
+
+def _ready(asked: Asked, file: str | None) -> None:
+    """Raises InputError where a file cannot be written, before anything else is."""
+    for log in (asked.output, asked.error):
+        # sbatch makes no folder, and a job without its log fails before its first line.
+        if log is not None and "%" not in str(Path(log).parent):
+            _make(Path(log).parent)
+    if file is None:
+        return
+    _make(Path(file).parent)
+    try:
+        Path(file).touch()
+    except OSError as error:
+        raise InputError(f"cannot be written: {error.strerror}", where=file) from error
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot be made: {error.strerror}", where=str(folder)) from error
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1")
+    return int(text)
