@@ -44,7 +44,7 @@ bench: .venv/.test slurm
 	python benchmarks/run.py
 
 # PROGRAM:PACKAGE of what tests need besides the lab.
-TEST_PROGRAMS := ch-run:charliecloud-runtime mmdebstrap:mmdebstrap podman:podman tmux:tmux
+TEST_PROGRAMS := ch-run:charliecloud-runtime mmdebstrap:mmdebstrap podman:podman tmux:tmux chromium:chromium
 
 # What the lab and the tests need, where we may install it; elsewhere the tests say why they are skipped.
 slurm: .venv/.test

@@ -32,8 +32,9 @@ _STYLE = """
   --2: #4fc98d; --3: #cf86e8; --4: #3bc9db; --5: #f783ac; --6: #c9b458; --7: #97a2ff; } }
 * { box-sizing: border-box; }
 body { margin: 0 auto; max-width: 72rem; padding: 1.5rem 1.25rem 4rem; background: var(--paper); color: var(--ink);
+  overflow-wrap: anywhere;
   font: 15px/1.5 system-ui, "Segoe UI", Roboto, Helvetica, Arial, sans-serif; font-variant-numeric: tabular-nums; }
-h1 { font-size: 1.35rem; margin: 0 0 .25rem; overflow-wrap: anywhere; }
+h1 { font-size: 1.35rem; margin: 0 0 .25rem; }
 h2 { font-size: 1.05rem; margin: 2.25rem 0 .6rem; padding-top: .6rem; border-top: 1px solid var(--line); }
 h3 { font-size: .9rem; margin: 1.2rem 0 .3rem; }
 p { margin: .3rem 0; } .soft { color: var(--soft); } ul { margin: .3rem 0; padding-left: 1.2rem; }

@@ -125,12 +125,14 @@ def gpus(report: Report) -> Section | None:
         )
     capacity = max((gpu.capacity for gpu in report.gpus if gpu.capacity), default=None)
     limit = capacity / 1024 if capacity else None
-    each = sorted(report.gpus, key=lambda gpu: (not gpu.replicas, gpu.replicas, gpu.host, len(gpu.index), gpu.index))
+    each: dict[str, list[Curve]] = {}
+    for gpu in sorted(report.gpus, key=lambda gpu: not gpu.replicas):
+        each.setdefault(f"{gpu.host}:{gpu.index}", []).append(gpu.busy.curve)
     parts = [
         html.chart(busy, report.span, "%", 100, hues),
         html.table([[*row[:2], *row[3:]] for row in rows], "GPUS MEAN IDLE MEMORY OF POWER"),
         html.heading("Each GPU"),
-        html.heat([f"{gpu.host}:{gpu.index}" for gpu in each], [gpu.busy.curve for gpu in each], report.span, 100),
+        html.heat(list(each), [mean(curves) for curves in each.values()], report.span, 100),
         html.heading("Memory of the fullest GPU"),
         html.chart(full, report.span, "GiB", _top(full), hues, limit),
     ]
