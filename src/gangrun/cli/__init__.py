@@ -38,6 +38,8 @@ COMMANDS = {
         "results": "one row for each item of a sweep: parameters, state, metrics",
         "logs": "read or follow what the replicas printed",
         "tmux": "follow each role in a pane of its own",
+        "shell": "open a shell beside a replica of a running job",
+        "exec": "run a command there",
         "why": "why a run waits, or why it failed",
         "gpus": "what a run uses: its GPUs, CPUs and memory, live or afterwards",
         "report": "what a run used and how well, as text and as an HTML page",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -68,6 +69,26 @@ def add_run(parser: argparse.ArgumentParser) -> None:
 def add_item(parser: argparse.ArgumentParser) -> None:
     """Which item of a sweep."""
     parser.add_argument("--item", metavar="NAME", help="one item of a sweep, by its name or number; also RUN/NAME")
+
+
+def add_replica(parser: argparse.ArgumentParser) -> None:
+    """Which replica."""
+    parser.add_argument("--role", metavar="ROLE", default="", help="ROLE, or ROLE.INDEX where it has several replicas")
+
+
+def become(args: argparse.Namespace, words: Sequence[str], *, terminal: bool) -> int:
+    """Turns this process into `words` beside a replica of a running job. Raises UsageError; returns where it cannot."""
+    from gangrun.entering import enter
+
+    found = run_or_item(args)
+    project = project_here()
+    state = states([found], project)[0]
+    entry = enter(found, state, project, args.role, words, terminal=terminal)
+    sys.stdout.flush()
+    try:
+        os.execvpe(entry.argv[0], entry.argv, entry.env)  # noqa: S606 - words, not a line of shell
+    except OSError as error:
+        raise UsageError(f"cannot run {entry.argv[0]}: {error.strerror}") from error
 
 
 def run_or_item(args: argparse.Namespace) -> RunDir:

@@ -53,6 +53,11 @@ def limits(text: str) -> Limits:
     return Limits(number("MaxArraySize", 1001), number("MaxJobCount", 10_000))
 
 
+def hostnames(nodes: str) -> list[str]:
+    """The single nodes of a list in Slurm's notation, in its order."""
+    return ["scontrol", "show", "hostnames", nodes]
+
+
 def throttle(array: str, most: int) -> list[str]:
     """So many tasks of the array at once, 0 for any number."""
     return ["scontrol", "update", f"JobId={array}", f"ArrayTaskThrottle={most}"]

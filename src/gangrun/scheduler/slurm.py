@@ -9,7 +9,7 @@ from time import monotonic, sleep, time
 from typing import NoReturn
 
 from gangrun.errors import ProgramMissing, Rejected, SchedulerError, Unreachable
-from gangrun.scheduler import reasons, sacct, sbatch, scancel, scontrol, squeue
+from gangrun.scheduler import reasons, sacct, sbatch, scancel, scontrol, squeue, srun
 from gangrun.scheduler.commands import Answer, reading_environment, run, silent, submitting_environment
 from gangrun.scheduler.model import Status, Submission
 from gangrun.scheduler.rows import newest, pick
@@ -152,6 +152,12 @@ class Slurm:
             if answer.code:
                 said.append(_one_line(words))
         return said
+
+    def hosts_of_step(self, step: str) -> list[str]:
+        """The nodes of a step `JOB.STEP` that runs, in Slurm's order; none where there is no such step. Raises as
+        `read` does."""
+        nodes = self.read(srun.hosts_of_step(step)).split()
+        return self.read(scontrol.hostnames(nodes[0])).split() if nodes else []
 
     def read(self, argv: Sequence[str]) -> str:
         """What a reading command prints. Raises Unreachable, ProgramMissing or SchedulerError."""
