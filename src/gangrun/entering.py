@@ -54,8 +54,10 @@ def enter(run: RunDir, state: RunState, project: Path, wanted: str, words: Seque
         return Entry(inside, os.environ)
     # What runs in an allocation that is held was started here, but is in that cluster's job.
     cluster = clusters.named(told.created.cluster if told.local and told.created else state.cluster or LOCAL, project)
-    step = facts.of_roles[name].step
-    hosts = clusters.slurm_of(cluster).hosts_of_step(step) if step else []
+    replica = facts.of_roles[name]
+    # A job script that somebody wrote is no step.
+    first = facts.hosts[:1] if replica.lives and replica.exit is None else ()
+    hosts = clusters.slurm_of(cluster).hosts_of_step(replica.step) if replica.step else first
     if not hosts:
         raise UsageError(f"{name} does not run now: it waits, starts again, or has ended", way_out="gangrun show")
     argv = srun.beside(facts.job, hosts[0], inside, terminal=terminal)

@@ -20,6 +20,7 @@ import tomli_w
 import gangrun
 from gangrun import node
 from gangrun.errors import InputError, RecordError, Rejected, SchedulerError
+from gangrun.jobscript.read import JobScript
 from gangrun.node import checkpoint
 from gangrun.plan.model import Plan, Word
 from gangrun.project import OUTPUTS
@@ -32,6 +33,7 @@ from gangrun.scheduler.local import foreground, job_id
 from gangrun.scheduler.model import Scheduler, Submission
 from gangrun.script.quote import known_text
 from gangrun.script.render import render
+from gangrun.script.written import MONITOR, written
 from gangrun.spec import toml
 from gangrun.spec.load import Experiment
 from gangrun.spec.model import Resume
@@ -83,11 +85,29 @@ def note(run: RunDir, notes: Iterable[str]) -> None:
         run.append(events.Note(words))
 
 
+def create_written(store: Store, project: Path, job: JobScript, cluster: str, argv: Sequence[str]) -> RunDir:
+    """Makes the run directory of a job script that somebody wrote. Raises InputError, RecordError."""
+    return store.create(
+        job.file.parent.name or "jobs",
+        job.file.stem,
+        spec=f"# No experiment: {job.file} was sent, and is kept here as job.sh.\n",
+        script=lambda run: written(job.head, job.name, job.interpreter, run.run_id, run.dir),
+        project=project,
+        created=created_event(job.file, cluster, argv),
+        files={"job.sh": job.text.encode(), f"{NODE}/{MONITOR}": node.source(MONITOR)},
+    )
+
+
 def created_by(experiment: Experiment, cluster: str, argv: Sequence[str]) -> events.Created:
     """The first event of a run that this process makes."""
+    return created_event(experiment.file, cluster, argv)
+
+
+def created_event(file: Path, cluster: str, argv: Sequence[str]) -> events.Created:
+    """The first event of a run of this file."""
     return events.Created(
         gangrun=gangrun.__version__,
-        file=str(experiment.file),
+        file=str(file),
         argv=tuple(argv),
         cwd=str(Path.cwd()),
         cluster=cluster,

@@ -1,10 +1,11 @@
-"""Say everything that is wrong with an experiment file, and nothing if it is right."""
+"""Say everything that is wrong with an experiment file or a batch script, and nothing if it is right."""
 
 from __future__ import annotations
 
 import argparse
 
 from gangrun.cli import inputs
+from gangrun.errors import UsageError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -14,7 +15,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Loads, resolves and renders; problems are raised on the way."""
+    """Loads, resolves and renders; problems are raised on the way. Of a batch script it tells the faults, and returns
+    1 where there are any."""
+    from gangrun.jobscript import read
+
+    if read.is_one(args.file):
+        return _script(args)
     from gangrun import clusters
     from gangrun.script.render import render
     from gangrun.sweeps import SweepPlan, plans_of
@@ -33,3 +39,21 @@ def run(args: argparse.Namespace) -> int:
         )
     print(f"{args.file}: fine for {cluster.name} ({what} on {nodes} nodes × {gpus} GPUs)")
     return 0
+
+
+def _script(args: argparse.Namespace) -> int:
+    import shutil
+
+    from gangrun.jobscript.faults import faults
+    from gangrun.jobscript.read import read
+
+    if args.overrides or args.cluster:
+        raise UsageError(f"{args.file} is a batch script, for which --set and --cluster mean nothing")
+    found = faults(read(args.file))
+    for fault in found:
+        print(f"{args.file}:{fault.line}: {fault.what}\n  mend: {fault.mend}")
+    if not shutil.which("shellcheck"):
+        inputs.say("shellcheck is not installed, so unquoted expansions were not looked for")
+    if not found:
+        print(f"{args.file}: no fault that gangrun knows")
+    return 1 if found else 0

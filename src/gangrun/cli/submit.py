@@ -17,6 +17,8 @@ from gangrun.errors import GangrunError, UsageError
 from gangrun.project import OUTPUTS
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from gangrun.chains import Link
     from gangrun.plan.model import Need, Plan
     from gangrun.record.rundir import RunDir
@@ -46,8 +48,11 @@ SENDERS = 4
 def run(args: argparse.Namespace) -> int:
     """Plans everything first, so that one bad file leaves nothing half-sent; then creates and sends."""
     from gangrun import chains, clusters, submission
+    from gangrun.jobscript import read
     from gangrun.sweeps import plans_of
 
+    if any(read.is_one(name) for name in args.files):
+        return _submit_scripts(args)
     planned = _due(list(_planned(args)))
     if not planned:
         print("all steps have succeeded, or are under way")
@@ -71,6 +76,49 @@ def run(args: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         _say("interrupted; gangrun ls tells what was queued all the same")
         os._exit(130)  # the senders would be waited for, and they wait a minute for a controller that is away
+    return _outcome(args, sent, failed, project)
+
+
+def _submit_scripts(args: argparse.Namespace) -> int:
+    """Sends batch scripts as they are, each with a record."""
+    from gangrun import clusters, submission
+    from gangrun.jobscript import read
+    from gangrun.script.written import written
+
+    if others := [name for name in args.files if not read.is_one(name)]:
+        raise UsageError(f"{others[0]} is no batch script as the others are", way_out="send it by a call of its own")
+    if args.overrides or args.seeds:
+        raise UsageError("--set and --seeds change experiments, and a batch script is sent as it is")
+    project = inputs.project_here()
+    cluster = clusters.choose(args.cluster, None, project)
+    if cluster.profile.scheduler == "local":
+        way_out = f"bash {args.files[0]}, or --cluster NAME"
+        raise UsageError(f"{args.files[0]} is a batch script, and {cluster.name} has no sbatch", way_out=way_out)
+    jobs = [read.read(name, args.flags) for name in args.files]
+    if args.dry_run:
+        for job in jobs:
+            print(written(job.head, job.name, job.interpreter, f"{job.file.stem}_YYMMDD_HHMMSS", "RUN_DIR"), end="")
+        return 0
+    clusters.require_sbatch(cluster)
+    store, scheduler = submission.store_of(project), clusters.scheduler_of(cluster, _say)
+    sent: list[RunDir] = []
+    failed: list[GangrunError] = []
+    for job in jobs:
+        run = submission.create_written(store, project, job, cluster.name, sys.argv)
+        sent.append(run)
+        try:
+            number = submission.send(run, cluster.name, scheduler, args.flags)
+        except GangrunError as error:
+            failed.append(error)
+            _say(str(error))
+        else:
+            if not args.json:
+                print(f"{run.run_id}  job {number} on {cluster.name}  {run.dir}", flush=True)
+    return _outcome(args, sent, failed, project)
+
+
+def _outcome(args: argparse.Namespace, sent: list[RunDir], failed: list[GangrunError], project: Path) -> int:
+    """Follows the runs where that is wanted, and returns the exit code of the call."""
     if args.wait:
         from gangrun.views.live import follow_runs
 

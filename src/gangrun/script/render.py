@@ -54,7 +54,7 @@ def render(plan: Plan, run_name: str, run_dir: str, first_attempt: int = 1) -> s
 def render_array(plan: Plan, name: str, folder: str, items: Sequence[str]) -> str:
     """The batch script of an array under its name and directory: task N hands over to the script of `items[N]`."""
     header = [line for line in _header(plan, name, folder) if not line.startswith("--output=")]
-    header.append(directive("output", f"{_in_pattern(folder)}/%a.log"))
+    header.append(directive("output", f"{in_pattern(folder)}/%a.log"))
     lines = [f"#SBATCH {line}" for line in header]
     return f"""#!/usr/bin/env bash
 {chr(10).join(lines)}
@@ -77,9 +77,13 @@ def template() -> str:
 @cache
 def prelude(scheduler: str) -> str:
     """The verbs of the body for a scheduler: what is common, then how it starts and stops a step."""
-    return "\n".join(
-        (_FOLDER / "preludes" / f"{name}.sh").read_text(encoding="utf-8") for name in ("common", scheduler)
-    )
+    return f"{part('common')}\n{part(scheduler)}"
+
+
+@cache
+def part(name: str) -> str:
+    """One file of the preludes."""
+    return (_FOLDER / "preludes" / f"{name}.sh").read_text(encoding="utf-8")
 
 
 @cache
@@ -101,11 +105,11 @@ def _header(plan: Plan, run_name: str, run_dir: str) -> Iterator[str]:
         yield directive("comment", run_name)
     if "output" not in named:
         # Appending keeps the log of a requeued job.
-        yield directive("output", f"{_in_pattern(run_dir)}/job.log")
+        yield directive("output", f"{in_pattern(run_dir)}/job.log")
         yield directive("open-mode", "append")
 
 
-def _in_pattern(path: str) -> str:
+def in_pattern(path: str) -> str:
     """Slurm replaces %x in file names, and %% is a percent sign; but in a name with a backslash it replaces nothing and
     takes the backslashes away."""
     return path.replace("\\", "\\\\") if "\\" in path else path.replace("%", "%%")
