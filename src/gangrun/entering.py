@@ -46,8 +46,9 @@ def enter(run: RunDir, state: RunState, project: Path, wanted: str, words: Seque
         raise UsageError(f"{run.run_id} has not begun: it is {state.state}", way_out="gangrun why tells why")
     name = _chosen(run, facts, wanted)
     told = history(run.read_events())
+    mark = f"{run.run_id}/{facts.job}/{facts.number:03}"
     program = (files("gangrun.script") / "preludes" / "enter.sh").read_text(encoding="utf-8")
-    inside = ("bash", "-c", f'{program}\nenter "$@"', "-", f"{facts.job}/{facts.number:03}", name, *words)
+    inside = ("bash", "-c", f'{program}\nenter "$@"', "-", mark, name, *words)
     if facts.job.startswith("local-"):
         if told.host not in ("", os.uname().nodename):
             raise UsageError(f"{run.run_id} runs on {told.host}, and this is {os.uname().nodename}")

@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# enter JOB/ATTEMPT NAME COMMAND...: runs a command as the program of a replica of a running job runs: in its
+# enter RUN/JOB/ATTEMPT NAME COMMAND...: runs a command as the program of a replica of a running job runs: in its
 # environment, which holds the mark by which all that is started here ends with the replica, in its directory, and in
 # its container, whichever runtime made that.
 enter() {

@@ -28,7 +28,8 @@ as_written() {
   fi
   note main.0 start
   env -i "${GIVEN[@]}" SLURM_JOB_NAME="$JOB_NAME" GANGRUN_RUN_NAME="$RUN_NAME" GANGRUN_RUN_DIR="$RUN_DIR" \
-    GANGRUN_JOB="$JOB" GANGRUN_ATTEMPT="$ATTEMPT" GANGRUN_REPLICA=main.0 GANGRUN_TASK="$JOB/$ATTEMPT/main.0/0/" "$@" &
+    GANGRUN_JOB="$JOB" GANGRUN_ATTEMPT="$ATTEMPT" GANGRUN_REPLICA=main.0 \
+    GANGRUN_TASK="$RUN_NAME/$JOB/$ATTEMPT/main.0/0/" "$@" &
   program=$!
   while kill -0 "$program" 2>/dev/null; do wait "$program"; done # a signal ends a wait, too
   wait "$program"
