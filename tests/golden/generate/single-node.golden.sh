@@ -629,7 +629,7 @@ ask() {
     step=''
     [[ $1 != TERM ]] || kill -TERM "${PROCESS[$name]}" 2>/dev/null # no further life
     { read -r step <"$STATUS/$name.step"; } 2>/dev/null # it may not be there yet
-    if [[ -n $step ]]; then steps+=("$step"); elif [[ $1 == TERM ]]; then force "$name"; fi
+    if [[ -n $step ]]; then steps+=("$step"); elif [[ $1 == TERM ]]; then force "$name"; else kill "-$1" "${PROCESS[$name]}" 2>/dev/null; fi
   done
   ((${#steps[@]} == 0)) || aside timeout 20 scancel --signal="$1" "${steps[@]}"
 }

@@ -359,3 +359,13 @@ def test_events_go_through_the_run(new_run: Callable[..., RunDir], submitted: li
 def test_a_run_without_events_cannot_be_read(new_run: Callable[..., RunDir]) -> None:
     with pytest.raises(RecordError, match="cannot read the events"):
         new_run().read_events()
+
+
+def test_a_page_for_which_there_is_no_room_leaves_the_earlier_one(small_disk: Path) -> None:
+    run = RunDir(small_disk / "exp" / "step" / "260131_154500")
+    run.path.mkdir(parents=True)
+    run.write_report("earlier")
+    with pytest.raises(RecordError, match="the disk is full"):
+        run.write_report("x" * 100_000)
+    assert [path.name for path in run.path.iterdir()] == ["report.html"]
+    assert run.report.read_text() == "earlier"

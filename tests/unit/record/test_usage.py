@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from tests.usage import BEGIN, day, head, line, written
 
 from gangrun.record import usage
@@ -109,3 +110,14 @@ def test_a_day_of_a_node_with_8_gpus_is_small(tmp_path: Path) -> None:
     assert (len(node.gpus), len(node.replicas)) == (8, 8)
     assert None not in node.gpus[7].busy.curve
     assert 40 < (node.gpus[0].busy.mean or 0) < 60
+
+
+def test_many_nodes_are_read_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = [day(node, hours=0.1) for node in range(3)]
+    alone = folded(tmp_path, *texts)
+    monkeypatch.setattr(usage, "_LARGE", 1)
+    together = folded(tmp_path, *texts)
+    assert [node.host for node in together] == ["node0", "node1", "node2"]
+    assert [gpu.busy.curve for node in together for gpu in node.gpus] == [
+        gpu.busy.curve for node in alone for gpu in node.gpus
+    ]
