@@ -17,6 +17,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -88,7 +89,8 @@ def make(copy: Copy) -> None:
     path = Path(copy.path)
     try:
         if path.is_dir():
-            os.utime(path)
+            with suppress(PermissionError):  # it may be a colleague's
+                os.utime(path)
             return
         path.parent.mkdir(parents=True, exist_ok=True)
         draft = Path(tempfile.mkdtemp(prefix=".new-", dir=path.parent))
