@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import socket
@@ -18,10 +19,12 @@ from pathlib import Path
 from threading import Thread
 
 import numpy as np
+import pytest
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 QUICKSTART = EXAMPLES / "quickstart" / "train.py"
 SERVER = EXAMPLES / "server-client" / "server.py"
+BASELINE = EXAMPLES / "diloco" / "ddp.py"
 CLIENT = EXAMPLES / "server-client" / "client.py"
 
 
@@ -155,3 +158,21 @@ def test_client_fails_when_the_server_is_still_loading() -> None:
         server.shutdown()
     assert early.returncode == 1
     assert "The server answered 503" in early.stderr
+
+
+@pytest.mark.torch
+def test_the_ddp_baseline_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+
+    def trained(steps: int) -> list[str]:
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            port = str(probe.getsockname()[1])
+        rank = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
+        rank |= {"MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
+        argv = [sys.executable, str(BASELINE), f"--steps={steps}", "--batch=2", f"--out={tmp_path}"]
+        done = subprocess.run(argv, env={**os.environ, **rank}, capture_output=True, text=True, timeout=250)
+        assert done.returncode == 0, done.stderr
+        return re.findall(r"^step (\d+)/", done.stdout, re.MULTILINE)
+
+    assert trained(10) == ["10"]
+    assert trained(30) == ["20", "30"]
