@@ -33,6 +33,7 @@ check: .venv/.test
 	mypy
 	lint-imports
 	shellcheck --shell=bash src/gangrun/script/preludes/*.sh .ci/run scripts/*.sh
+	shellcheck --shell=bash --exclude=SC1091 src/gangrun/recipes/bash_files/*.sh
 	pytest -q -m "not slurm" tests/golden
 
 ## make bless    write the golden scripts anew, to be read in the diff

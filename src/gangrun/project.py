@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 OUTPUTS = "outputs"
-_MARKS = (".git", "clusters", "pyproject.toml")
+_MARKS = (".git", "clusters", "pyproject.toml", "slurm/init.sh")
 
 
 def project_root(start: Path) -> Path:
-    """The nearest folder from `start` upwards with a `.git`, `clusters/` or pyproject.toml, else the current one."""
+    """The nearest folder from `start` upwards with a `.git`, `clusters/`, pyproject.toml or slurm/init.sh, else
+    the current one."""
     for folder in (start, *start.parents):
         if any((folder / mark).exists() for mark in _MARKS):
             return folder

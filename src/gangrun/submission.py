@@ -19,14 +19,14 @@ import tomli_w
 
 import gangrun
 from gangrun import node
-from gangrun.errors import InputError, RecordError, Rejected, SchedulerError
+from gangrun.errors import InputError, RecordError, Rejected, SchedulerError, UsageError
 from gangrun.jobscript.read import JobScript
 from gangrun.node import checkpoint
 from gangrun.plan.model import Plan, Word
 from gangrun.project import OUTPUTS
 from gangrun.record import code, events
 from gangrun.record.rundir import NODE, RunDir
-from gangrun.record.state import RunState
+from gangrun.record.state import RunState, State
 from gangrun.record.store import Store
 from gangrun.record.words import refusal
 from gangrun.scheduler.local import foreground, job_id
@@ -44,7 +44,7 @@ def store_of(project: Path) -> Store:
     return Store(project / OUTPUTS)
 
 
-def create(store: Store, experiment: Experiment, plan: Plan, argv: Sequence[str]) -> RunDir:
+def create(store: Store, experiment: Experiment, plan: Plan, argv: Sequence[str], when: float | None = None) -> RunDir:
     """Makes the run directory with everything that is known before sending. Raises InputError, RecordError."""
     if experiment.copy:
         code.make(experiment.copy)
@@ -56,8 +56,11 @@ def create(store: Store, experiment: Experiment, plan: Plan, argv: Sequence[str]
         project=experiment.project,
         created=created_by(experiment, plan.cluster, argv),
         files=files_of(plan),
+        when=when,
     )
     keep_code(run, experiment)
+    if experiment.spec.output:
+        store.link(run, experiment.spec.output)
     note(run, plan.notes)
     return run
 
@@ -96,6 +99,15 @@ def create_written(store: Store, project: Path, job: JobScript, cluster: str, ar
         created=created_event(job.file, cluster, argv),
         files={"job.sh": job.text.encode(), f"{NODE}/{MONITOR}": node.source(MONITOR)},
     )
+
+
+def renew(run: RunDir, experiment: Experiment, plan: Plan) -> None:
+    """Gives a run that has ended a new spec and script for its next attempt; the old ones stay under that attempt's
+    number: `spec.1.toml`. Raises RecordError."""
+    number = max(run.attempts(), default=0)
+    script = render(plan, run.run_id, run.dir, number + 1)
+    run.replace(run.spec, resolved(experiment, plan.cluster), number)
+    run.replace(run.script, script, number)
 
 
 def created_by(experiment: Experiment, cluster: str, argv: Sequence[str]) -> events.Created:
@@ -172,6 +184,17 @@ def reopen(run: RunDir) -> None:
             raise refusal("cannot ask for another attempt", str(run.pool), error) from error
 
 
+def require_ended(state: RunState) -> None:
+    """Raises UsageError where a run cannot be resumed, as it goes on or has succeeded."""
+    if not state.final:
+        raise UsageError(f"{state.run} is {state.state}", way_out=f"gangrun cancel {state.run} ends it first")
+    if state.state == State.COMPLETED:
+        raise UsageError(
+            f"{state.run} has succeeded: there is nothing to resume",
+            way_out=f"gangrun submit {state.dir}/spec.toml makes a new run of it",
+        )
+
+
 def require_checkpoint(run: RunDir, state: RunState) -> None:
     """Raises InputError where the run is to go on from a checkpoint of its own and has left none."""
     resume = toml.read(run.spec)[0].get("resume")
@@ -186,12 +209,12 @@ def require_checkpoint(run: RunDir, state: RunState) -> None:
         )
 
 
-def start_here(run: RunDir, cluster: str) -> subprocess.Popen[bytes]:
-    """Starts a created run in the foreground of this terminal, in a process group of its own.
+def start_here(run: RunDir, cluster: str, attempt: int = 1) -> subprocess.Popen[bytes]:
+    """Starts a run in the foreground of this terminal, in a process group of its own.
 
     `cluster` is where the nodes are that it runs on; the job is a process of this machine all the same.
     """
-    run.append(events.Submitting.here(1, run.run_id))
+    run.append(events.Submitting.here(attempt, run.run_id))
     with run.job_log.open("ab") as log:
         process = foreground(run.script, log)
     run.append(events.Submitted(job_id(process.pid), cluster))

@@ -35,12 +35,17 @@ _Files: TypeAlias = "dict[str, bytes | Callable[[RunDir], bytes]]"
 
 
 def create(
-    store: Store, sweep: SweepPlan, argv: Sequence[str], largest_array: int = 1001, flags: Sequence[str] = ()
+    store: Store,
+    sweep: SweepPlan,
+    argv: Sequence[str],
+    largest_array: int = 1001,
+    flags: Sequence[str] = (),
+    when: float | None = None,
 ) -> RunDir:
     """Makes the run directory of a sweep with all its items.
 
     `largest_array` is how many tasks an array of the cluster can have; `flags` go to sbatch for a further job of a
-    pool, too. Raises InputError, RecordError.
+    pool, too; `when` names the run in place of now. Raises InputError, RecordError.
     """
     experiment, job = sweep.experiment, sweep.job
     cluster = sweep.shown.cluster
@@ -67,8 +72,11 @@ def create(
         project=experiment.project,
         created=replace(created, mode=sweep.mode, items=len(sweep.items)),
         files=files,
+        when=when,
     )
     submission.keep_code(run, experiment)
+    if experiment.spec.output:
+        store.link(run, experiment.spec.output)
     submission.note(run, dict.fromkeys((*sweep.notes, *sweep.shown.notes)))
     return run
 

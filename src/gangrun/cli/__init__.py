@@ -15,6 +15,7 @@ COMMANDS = {
     "Write": {
         "init": "start an experiment file here",
         "check": "say everything that is wrong with a file",
+        "bash": "what scripts that source slurm/init.sh evaluate",
         "schema": "print the JSON Schema of experiment files, for editors",
         "generate": "write the script of a DDP, DiLoCo or MuLoCo training from its flags",
     },
@@ -25,6 +26,7 @@ COMMANDS = {
     "Run": {
         "run": "run here and now: this machine, or the allocation you hold",
         "submit": "queue on the cluster",
+        "job": "run a job of jobs/ in the script around it",
         "resume": "go on with runs that failed: the next attempt of the same run",
         "rl": "queue an RL training from its TOML",
         "sft": "queue a supervised one from its TOML",

@@ -25,7 +25,9 @@ time = "01:00:00"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """[FILE]."""
+    """[FILE], --bash."""
+    help_ = "write slurm/init.sh, jobs/*.toml and an example for scripts in bash, in the current folder"
+    parser.add_argument("--bash", action="store_true", help=help_)
     default = "experiments/001_example/000_train_0.toml"
     parser.add_argument(
         "file", metavar="FILE", nargs="?", default=default, help=f"where to write it (default: {default})"
@@ -33,15 +35,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Writes the file unless there is one."""
+    """Writes what is not there yet."""
+    if args.bash:
+        from gangrun.recipes import bash
+
+        for name, text in bash.templates().items():
+            if Path(name).exists():
+                print(f"{name}: is there already, and stays as it is")
+            else:
+                _write(Path(name), text)
+                print(name)
+        print(f"put your program's command into {bash.JOBS}/train.toml, then bash {bash.EXAMPLE}")
+        return 0
     file = Path(args.file)
+    _write(file, TEXT)
+    print(f"{file}: put your program's command in, then gangrun plan {file}")
+    return 0
+
+
+def _write(file: Path, text: str) -> None:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with file.open("x", encoding="utf-8") as out:
-            out.write(TEXT)
+            out.write(text)
     except FileExistsError:
         raise InputError(f"{file} is there already", way_out="name another file") from None
     except OSError as error:
         raise RecordError("the experiment cannot be written", where=str(file), why=error.strerror or "") from error
-    print(f"{file}: put your program's command in, then gangrun plan {file}")
-    return 0

@@ -15,6 +15,7 @@ from gangrun.errors import UsageError
 from gangrun.project import OUTPUTS, project_root
 
 if TYPE_CHECKING:
+    from gangrun.chains import Link
     from gangrun.plan.model import Plan
     from gangrun.record.item_states import ItemState
     from gangrun.record.rundir import RunDir
@@ -218,21 +219,57 @@ def check_name(experiment: Experiment) -> None:
 
 
 def created(
-    store: Store, experiment: Experiment, cluster: Cluster, plan: Plan | SweepPlan, flags: Sequence[str] = ()
+    store: Store,
+    experiment: Experiment,
+    cluster: Cluster,
+    plan: Plan | SweepPlan,
+    flags: Sequence[str] = (),
+    when: float | None = None,
 ) -> RunDir:
-    """The run's directory, made; of a sweep in arrays that the cluster takes. `flags` are the user's own for sbatch."""
+    """The run's directory, made; of a sweep in arrays that the cluster takes. `flags` are the user's own for sbatch;
+    `when` names the run in place of now."""
     from gangrun import submission, sweep_submission
     from gangrun.sweeps import SweepPlan
 
     if not isinstance(plan, SweepPlan):
-        return submission.create(store, experiment, plan, sys.argv)
+        return submission.create(store, experiment, plan, sys.argv, when)
     if plan.mode != "array":
-        return sweep_submission.create(store, plan, sys.argv, flags=flags)
+        return sweep_submission.create(store, plan, sys.argv, flags=flags, when=when)
     largest = patient(cluster).limits().largest_array
     if not largest:
         way_out = '--set sweep.mode="jobs", or "pool"'
         raise UsageError(f"{cluster.name} has no job arrays: its MaxArraySize is 0", way_out=way_out)
-    return sweep_submission.create(store, plan, sys.argv, largest)
+    return sweep_submission.create(store, plan, sys.argv, largest, when=when)
+
+
+def require_held(plan: Plan | SweepPlan, links: Iterable[Link]) -> None:
+    """Raises UsageError for what cannot run in the allocation that is held here."""
+    from gangrun import clusters
+    from gangrun.sweeps import SweepPlan
+
+    if isinstance(plan, SweepPlan) and plan.mode != "pool":
+        what = f"mode {plan.mode} queues its items as jobs, and an allocation that is held has no queue"
+        raise UsageError(what, way_out="gangrun submit, or --set sweep.mode=pool")
+    if waits := [link.run.run_id for link in links if not link.done]:
+        raise UsageError(f"{', '.join(waits)} has not ended, and an allocation that is held does not wait for it")
+    clusters.require_room((plan.shown if isinstance(plan, SweepPlan) else plan).allocation.nodes)
+
+
+def follow_here(run: RunDir, project: Path, cluster: Cluster, *, attempt: int = 1, quiet: bool = False) -> int:
+    """Starts a run in front and follows it to its end; its exit code."""
+    from gangrun import clusters, submission
+    from gangrun.views.live import follow_process
+
+    process = submission.start_here(run, cluster.name, attempt)
+    code = follow_process(
+        run,
+        process,
+        quiet=quiet,
+        stopping=lambda: submission.note_cancel(run),
+        killing=lambda: submission.end_steps(run, clusters.scheduler_of(cluster)),
+    )
+    states([run], project)  # puts the end on record
+    return code
 
 
 ROOM = 86_400.0

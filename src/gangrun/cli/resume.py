@@ -30,7 +30,6 @@ def run(args: argparse.Namespace) -> int:
     """Looks at all of them first, so that one that cannot go on leaves nothing half-sent; then sends."""
     from gangrun import chains, clusters, submission
     from gangrun.record.ledger import SPREAD
-    from gangrun.record.state import State
     from gangrun.views import terminal
     from gangrun.views.live import follow_runs
     from gangrun.views.runs import as_data
@@ -40,16 +39,10 @@ def run(args: argparse.Namespace) -> int:
     found = chains.needed_first([store.find(name) for name in args.runs])
     ready = []
     for one, state in zip(found, states_of(found), strict=True):
-        if not state.final:
-            raise UsageError(f"{state.run} is {state.state}", way_out=f"gangrun cancel {state.run} ends it first")
+        submission.require_ended(state)
         if state.mode in SPREAD:
             way_out = f"gangrun resume {state.run}/ITEM for each that failed; gangrun show {state.run} lists them"
             raise UsageError(f"{state.run} is no job itself: its items are", way_out=way_out)
-        if state.state == State.COMPLETED:
-            raise UsageError(
-                f"{state.run} has succeeded: there is nothing to resume",
-                way_out=f"gangrun submit {one.spec} makes a new run of it",
-            )
         submission.require_checkpoint(one, state)
         submission.require_code(one)
         cluster = clusters.named(state.cluster or "local", project)

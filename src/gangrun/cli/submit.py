@@ -10,6 +10,8 @@ import os
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import groupby
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gangrun.cli import inputs
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from gangrun.chains import Link
     from gangrun.plan.model import Need, Plan
     from gangrun.record.rundir import RunDir
+    from gangrun.record.state import RunState
     from gangrun.spec.profile import Cluster
     from gangrun.sweeps import SweepPlan
 
@@ -46,6 +49,86 @@ SENDERS = 4
 
 
 def run(args: argparse.Namespace) -> int:
+    """Sends files of experiments together, and runs scripts of the tree one after another between them."""
+    entries = inputs.expanded(args.files)
+    if not any(_is_script(entry) for entry in entries):
+        return _submit(args, entries)
+    if args.overrides or args.partition or args.seeds or args.flags or args.json:
+        way_out = "write them into the script, after the function"
+        what = "--set, --partition, --seeds, --json and flags after -- mean nothing to a script"
+        raise UsageError(what, way_out=way_out)
+    list(_planned(args, [entry for entry in entries if not _is_script(entry)]))
+    for script, grouped in groupby(entries, _is_script):
+        group = list(grouped)
+        if code := _run_scripts(args, group) if script else _submit(args, group):
+            return code  # what follows may need it
+    return 0
+
+
+def _is_script(entry: tuple[str, bool]) -> bool:
+    """Whether it sends its jobs itself; any other script is one for sbatch."""
+    if not entry[0].endswith(".sh"):
+        return False
+    from gangrun.recipes import bash
+
+    return bash.sources_init(Path(entry[0]))
+
+
+def _run_scripts(args: argparse.Namespace, entries: list[tuple[str, bool]]) -> int:
+    """Runs scripts that source slurm/init.sh from the root of their project, those of a folder if they are due."""
+    import subprocess
+
+    from gangrun.recipes import bash
+
+    env = {**os.environ, **({"GANGRUN_CLUSTER": args.cluster} if args.cluster else {})}
+    ran: list[tuple[Path, Path]] = []
+    for name, of_folder in entries:
+        file = Path(name).absolute()
+        project = bash.project_of(file)
+        if of_folder and (state := _settled(project, file)):
+            _say(f"{state.run} is {state.state}: not sent again")
+        elif args.dry_run:
+            print(f"# would be run in {project}: bash {file}")
+        elif code := subprocess.run(["bash", str(file)], cwd=project, env=env).returncode:
+            _say(f"{name} ended with {code}")
+            return code
+        else:
+            ran.append((project, file))
+    return _wait_for(ran) if args.wait else 0
+
+
+def _wait_for(scripts: list[tuple[Path, Path]]) -> int:
+    """Follows the newest run of each of these scripts to its end; the exit code for all of them."""
+    from gangrun.views.live import follow_runs
+
+    runs = [run for project, file in scripts if (run := _newest(project, file))]
+    if not runs:
+        return 0
+    project = scripts[0][0]
+    follow_runs(runs, lambda: inputs.states(runs, project))
+    codes = [1 if state.exit_code is None else state.exit_code for state in inputs.states(runs, project)]
+    bad = sum(1 for code in codes if code)
+    return codes[0] if len(codes) == 1 else 0 if not bad else 1 if bad == len(codes) else 3
+
+
+def _newest(project: Path, script: Path) -> RunDir | None:
+    from gangrun import submission
+
+    return submission.store_of(project).newest(script.parent.name, script.stem)
+
+
+def _settled(project: Path, script: Path) -> RunState | None:
+    """The state of a step's newest run where that has succeeded or is under way."""
+    from gangrun.record.state import State
+
+    run = _newest(project, script)
+    if run is None:
+        return None
+    (state,) = inputs.states([run], project)
+    return state if state.state == State.COMPLETED or not state.final else None
+
+
+def _submit(args: argparse.Namespace, entries: list[tuple[str, bool]]) -> int:
     """Plans everything first, so that one bad file leaves nothing half-sent; then creates and sends."""
     from gangrun import chains, clusters, submission
     from gangrun.jobscript import read
@@ -53,7 +136,7 @@ def run(args: argparse.Namespace) -> int:
 
     if any(read.is_one(name) for name in args.files):
         return _submit_scripts(args)
-    planned = _due(list(_planned(args)))
+    planned = _due(list(_planned(args, entries)))
     if not planned:
         print("all steps have succeeded, or are under way")
         return 0
@@ -230,7 +313,7 @@ def _due(planned: list[tuple[inputs.Planned, bool]]) -> list[inputs.Planned]:
     return due
 
 
-def _planned(args: argparse.Namespace) -> Iterator[tuple[inputs.Planned, bool]]:
+def _planned(args: argparse.Namespace, entries: list[tuple[str, bool]]) -> Iterator[tuple[inputs.Planned, bool]]:
     """Every file under every seed, planned and, under a template of one's own, rendered to see whether it can be; and
     whether a folder stood for it."""
     from gangrun import clusters
@@ -239,7 +322,7 @@ def _planned(args: argparse.Namespace) -> Iterator[tuple[inputs.Planned, bool]]:
     from gangrun.sweeps import SweepPlan, plan_of, plans_of
 
     chooser, overrides = Chooser(args.flags, _say), inputs.with_partition(args)
-    for file, of_folder in inputs.expanded(args.files):
+    for file, of_folder in entries:
         experiment, cluster = inputs.loaded(file, overrides, args.cluster)
         if args.flags and cluster.profile.scheduler == "local":
             way_out = "choose a --cluster"

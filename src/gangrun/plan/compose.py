@@ -117,7 +117,27 @@ class Composer:
         values: dict[str, tuple[str, Key]] = wandb.variables(self.experiment, self.cluster)
         values.update({name: (value, ("env", name)) for name, value in given.items()})
         scope = self._scope()
-        return tuple((name, self._word(value, scope, key)) for name, (value, key) in values.items())
+        words = [(name, self._word(value, scope, key)) for name, (value, key) in values.items()]
+        for name, entries in self.experiment.spec.dotlist.items():
+            if name in given:
+                self._once(self.experiment.problem(("dotlist", name), f"{name} stands in env as well", "keep one"))
+            words.append((name, self._dotlist(name, entries, scope)))
+        return tuple(words)
+
+    def _dotlist(self, name: str, entries: Mapping[str, str], scope: Scope) -> plan.Word:
+        """`a=1 b=2`; an entry with `{load}` is left out where nothing is loaded."""
+        parts: list[plan.Part] = []
+        for key, value in entries.items():
+            at = ("dotlist", name, *key.split("."))
+            entry = self._word(value, scope, at)
+            if plan.Var("run_dir") in entry.parts and " " in str(self.experiment.project):
+                self._once(self.experiment.problem(at, "the run's directory has a blank in its path, which splits it"))
+            separate = (" ",) if parts else ()
+            if plan.Var("load") in entry.parts:
+                parts.append(plan.Option(plan.Var("load"), (*separate, f"{key}=", *entry.parts)))
+            else:
+                parts += [*separate, f"{key}=", *entry.parts]
+        return plan.Word.of(*parts)
 
     def files(self) -> tuple[tuple[str, plan.Word], ...]:
         """The files for the run's directory."""

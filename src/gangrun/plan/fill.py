@@ -5,16 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from gangrun.plan.model import Plan, Ready, Replica, Value, Word
+from gangrun.plan.model import Option, Part, Plan, Ready, Replica, Value, Word
 
 
 def filled(plan: Plan, values: Mapping[str, str], seed: int | None) -> Plan:
     """The plan with these values in the place of each `Value`."""
 
+    def part(one: Part) -> Part:
+        if type(one) is Option:
+            return Option(one.given, tuple(map(part, one.parts)))
+        return values[one.name] if type(one) is Value else one
+
     def word(one: Word) -> Word:
-        for part in one.parts:
-            if type(part) is Value:
-                return Word.of(*[values[part.name] if type(part) is Value else part for part in one.parts])
+        for each in one.parts:
+            if type(each) is Value or type(each) is Option:
+                return Word.of(*map(part, one.parts))
         return one
 
     def pairs(words: tuple[tuple[str, Word], ...]) -> tuple[tuple[str, Word], ...]:

@@ -50,7 +50,15 @@ class Value:
     name: str
 
 
-Part: TypeAlias = "str | Host | Port | Addresses | Var | Value"
+@dataclass(frozen=True, slots=True)
+class Option:
+    """Parts that are there only where a fact is not empty."""
+
+    given: Var
+    parts: tuple[Part, ...]
+
+
+Part: TypeAlias = "str | Host | Port | Addresses | Var | Value | Option"
 
 
 @dataclass(frozen=True, slots=True)

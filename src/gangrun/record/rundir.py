@@ -305,6 +305,20 @@ class RunDir:
                 fresh.unlink()
             raise refusal("cannot write the report of the run", str(self.report), error) from error
 
+    def replace(self, path: Path, text: str, number: int) -> None:
+        """Puts `text` in the place of a file of the run, whose content so far stays under `number`: `script.1.sh`.
+
+        Raises RecordError.
+        """
+        fresh = path.with_name(f".{path.name}.new")
+        try:
+            fresh.write_text(text, encoding="utf-8", errors="surrogateescape")
+            fresh.chmod(path.stat().st_mode)
+            path.rename(path.with_name(f"{path.stem}.{number}{path.suffix}"))
+            fresh.rename(path)
+        except OSError as error:
+            raise refusal("cannot write the next attempt", str(path), error) from error
+
     def read_events(self) -> list[_events.Event]:
         """All events in order; what is torn is left out. Raises RecordError where the file cannot be read."""
         return _events.decode_all(self.read_events_bytes())

@@ -49,13 +49,14 @@ class Store:
         project: str | os.PathLike[str],
         created: Created,
         files: Mapping[str, bytes | Callable[[RunDir], bytes]] = {},
+        when: float | None = None,
     ) -> RunDir:
         """Makes a run directory with all that is known before anything is sent.
 
         `script` gives the batch script's text once the run's id and paths are known, if the run itself is a job;
         `project` is the directory whose git state is kept, asked once per Store; `created` becomes the first event,
-        with commit and time added here;
-        `files` are any others by their path in the run directory, their content or what gives it as `script` does.
+        with commit and time added here; `files` are any others by their path in the run directory, their content or
+        what gives it as `script` does; `when` is the moment that names the run, in place of now.
         The directory shows under its name when it is complete and not before. Raises InputError where the names make
         no run id, RecordError where the directory cannot be written; then nothing of it is left.
         """
@@ -71,7 +72,7 @@ class Store:
             _make(folder, made)
             if not made:
                 _clear(folder, now)
-            stamp, draft = self._reserve(folder, now, made)
+            stamp, draft = self._reserve(folder, now if when is None else when, made)
             run = RunDir(folder / stamp)
             _write(draft / "spec.toml", _bytes(spec), 0o600)
             if script is not None:
@@ -101,6 +102,22 @@ class Store:
             # The run is complete without it, and whoever looks for the newest run reads the names instead.
             run.append(Note(f"no link `latest`: {error.strerror}"))
         return run
+
+    def link(self, run: RunDir, folder: str) -> None:
+        """Lets `<outputs>/<folder>/<experiment>/<step>/<stamp>` lead to the run as well. Raises RecordError.
+
+        What a script has already put there, at the name that its run was to have, moves into the run.
+        """
+        place = self.root / folder / run.experiment / run.step / run.stamp
+        try:
+            if place.is_dir() and not place.is_symlink():
+                for entry in place.iterdir():
+                    entry.rename(run.path / entry.name)
+                place.rmdir()
+            place.parent.mkdir(parents=True, exist_ok=True)
+            _link(place, os.path.relpath(run.dir, place.parent))
+        except OSError as error:
+            raise refusal("cannot link the run", str(place), error) from error
 
     def runs(self) -> Iterator[RunDir]:
         """All runs, newest first. Reads directories only, whatever the runs hold. Raises RecordError."""
@@ -306,7 +323,7 @@ def _write(path: Path, data: bytes, mode: int) -> None:
 
 def _link(link: Path, target: str) -> None:
     """Points `link` at `target` in one step, so that it always points somewhere."""
-    fresh = link.parent / f".{link.name}.{target}"
+    fresh = link.parent / f".{link.name}.{Path(target).name}.new"
     fresh.symlink_to(target)
     try:
         fresh.replace(link)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from gangrun.errors import InputError
-from gangrun.plan.model import Addresses, Host, Part, Port, Var, Word
+from gangrun.plan.model import Addresses, Host, Option, Part, Port, Var, Word
 
 _PLAIN = re.compile(r"[A-Za-z0-9_@%+=:,./-]+")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
@@ -29,7 +29,7 @@ def literal(text: str) -> str:
 
 def shown(word: Word) -> str:
     """The word for a person or as data: without quotes, references as they stand in the script."""
-    return "".join(part if isinstance(part, str) else _active(part) for part in word.parts)
+    return "".join(map(_shown, word.parts))
 
 
 def known_text(word: Word, run_name: str, run_dir: str) -> str:
@@ -56,6 +56,12 @@ def directive(name: str, value: str | None) -> str:
     return f'--{name}="{escaped}"'
 
 
+def _shown(part: Part) -> str:
+    if isinstance(part, Option):
+        return f"${{{part.given.name.upper()}:+{''.join(map(_shown, part.parts))}}}"
+    return part if isinstance(part, str) else _active(part)
+
+
 def _active(part: Part) -> str:
     if isinstance(part, str):
         return _ACTIVE.sub(r"\\\1", part)
@@ -65,4 +71,7 @@ def _active(part: Part) -> str:
         return f"${{PORTS[{part.offset}]}}"
     if isinstance(part, Addresses):
         return f"${{ADDRESSES[{part.role}.{part.port}]}}"
+    if isinstance(part, Option):
+        # With quotes of its own between those around it: bash takes ' and } in "${x:+…}" for more than themselves.
+        return f'"${{{part.given.name.upper()}:+"{"".join(map(_active, part.parts))}"}}"'
     return f"${{{part.name.upper()}}}"

@@ -690,6 +690,33 @@ class Code(_Model):
     are when it runs."""
 
 
+def _entries(value: object, above: str = "") -> dict[str, str]:
+    """A table of tables as one of dotted keys, with values as such a list holds them."""
+    if not isinstance(value, dict):
+        raise ValueError("should be a table: { lr = 0.1, seed = 3 }")
+    flat: dict[str, str] = {}
+    for name, inner in value.items():
+        key = f"{above}{name}"
+        if isinstance(inner, dict):
+            flat |= _entries(inner, f"{key}.")
+        elif isinstance(inner, (str, int, float)):
+            flat[key] = str(inner).lower() if isinstance(inner, bool) else str(inner)
+        else:
+            raise ValueError(f"{key} should be text, a number, true or false")
+        for text in (key, flat.get(key, "")):
+            if re.search(r"\s", text) or "=" in key:
+                raise ValueError(f"{key}={flat.get(key)} cannot stand in it: the program splits it at blanks")
+    return flat
+
+
+Entries = Annotated[
+    dict[str, str],
+    BeforeValidator(_entries),
+    WithJsonSchema({"type": "object", "additionalProperties": {"type": ["string", "number", "boolean", "object"]}}),
+]
+Dotlists = dict[Annotated[str, AfterValidator(_variable)], Entries]
+
+
 class Wandb(_Model):
     """The run's name for Weights & Biases: `[wandb]`. Set as environment variables, over which `[env]` wins."""
 
@@ -730,6 +757,10 @@ class Spec(RoleKeys):
     """Nodes, GPUs, CPUs, memory and time to ask for."""
     env: Variables = {}
     """Environment of every role."""
+    dotlist: Dotlists = {}
+    """Variables that hold a configuration as `a=1 b.c=2`, by name: a table of its keys, with references."""
+    output: Line | None = None
+    """A folder in `outputs` where the run is linked, too: `training` is outputs/training/<experiment>/<step>/…"""
     setup: SetupOf = Setup()
     """Modules, virtual environment and lines of bash at the start of the job."""
     monitor: MonitorOf = Monitor()

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gangrun.errors import InputError
-from gangrun.plan.model import Host, Part, Port, Var, Word
+from gangrun.plan.model import Host, Option, Part, Port, Var, Word
 from gangrun.script.quote import bash, directive, literal, shown
 
 # What bash could take for its own, more often than plain chance has it.
@@ -91,6 +91,15 @@ def test_any_text_is_one_argument(batch: list[str]) -> None:
 def test_only_our_references_are_expanded(batch: list[list[Part]]) -> None:
     found = arguments([Word.of("first"), *(Word.of(*word) for word in batch)])[1:]
     assert found == ["".join(map(expected, word)) for word in batch]
+
+
+@given(texts, texts)
+@settings(max_examples=40)
+def test_what_depends_on_a_fact_is_there_with_it_and_gone_without(before: str, inside: str) -> None:
+    given_word = Word.of(before, Option(Var("job"), (inside, Var("job"), inside)), "z")
+    absent = Word.of(before, Option(Var("load"), (inside, Var("load"))), "z")
+    found = arguments([Word.of("first"), given_word, absent])[1:]
+    assert found == [f"{before}{inside}{FACTS['job']}{inside}z", f"{before}z"]
 
 
 def test_no_file_name_is_matched(tmp_path: Path) -> None:
