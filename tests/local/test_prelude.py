@@ -561,3 +561,18 @@ def test_shellcheck_is_content(tmp_path: Path, scheduler: str) -> None:
     for path in (run.script, PRELUDES / "common.sh", PRELUDES / f"{scheduler}.sh"):
         done = subprocess.run([shellcheck, "--shell=bash", str(path)], capture_output=True, text=True)
         assert done.returncode == 0, done.stdout
+
+
+def test_a_run_waits_for_another_that_has_not_begun(tmp_path: Path) -> None:
+    """Two scripts that are started at once: the other has neither an attempt nor anything in it when this one looks."""
+    other = write(tmp_path / "other", "local", start("m.0", "main", "true"))
+    needs = f"needs {other.dir}/attempts/001"
+    run = write(tmp_path / "run", "local", start("m.0", "main", "echo after"), setup=(needs,))
+    waiting = launch(run)
+    try:
+        run.wait_for(lambda run: run.read("run.start"))
+        assert finish(other) == 0
+        assert waiting.wait(20) == 0
+    finally:
+        waiting.kill()
+    assert run.log("m.0") == "after\n"

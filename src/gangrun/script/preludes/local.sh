@@ -56,7 +56,7 @@ needs() {
     until latest=$(readlink "${other%/*}/latest") && [[ ! $latest < ${other##*/} ]] && other=${other%/*}/$latest &&
       { read -r code <"$other/status/run.exit"; } 2>/dev/null; do
       # One that was killed writes nothing: does the process live that is in its job's id?
-      { mapfile -t start <"$other/status/run.start"; } 2>/dev/null
+      { mapfile -t start <"$other/status/run.start"; } 2>/dev/null || start=() # it has not begun
       IFS=- read -ra fields <<<"${start[1]:-}"
       if ((${#fields[@]})) && ! alive "${fields[@]:1}"; then
         { read -r code <"$other/status/run.exit"; } 2>/dev/null || code=137 # its exit may have come since we looked
