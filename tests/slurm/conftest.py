@@ -47,8 +47,11 @@ def project(lab: Lab, tmp_path: Path) -> Iterator[Project]:
 def project_on(lab: Lab, folder: Path) -> Project:
     """A project in this folder whose one profile, which is therefore the one found, is the lab's: `mine`."""
     project = project_in(folder, SLURM_CONF=str(lab.slurm_conf))
-    assert lab.profile
-    # A job that does not say how much memory it wants gets all that its nodes have.
-    text = lab.profile.read_text().replace('partition = "gpu"', 'partition = "gpu", mem = "1G"', 1)
-    (folder / "clusters" / "mine.toml").write_text(text)
+    (folder / "clusters" / "mine.toml").write_text(profile_of(lab))
     return project
+
+
+def profile_of(lab: Lab) -> str:
+    """The lab's profile, in which jobs do not get all the memory that their nodes have when they say nothing."""
+    assert lab.profile
+    return lab.profile.read_text().replace('partition = "gpu"', 'partition = "gpu", mem = "1G"', 1)

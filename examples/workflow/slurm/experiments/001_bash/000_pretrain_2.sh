@@ -1,0 +1,1 @@
+000_pretrain_0.sh

@@ -1,0 +1,1 @@
+010_posttrain_0.sh

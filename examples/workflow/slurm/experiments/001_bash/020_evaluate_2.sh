@@ -1,0 +1,1 @@
+020_evaluate_0.sh
