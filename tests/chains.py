@@ -29,6 +29,29 @@ def two_steps(project: Project, *, broken: bool = False) -> str:
     return folder
 
 
+SWEEP = """
+command = ["bash", "-c", '''
+echo "loads <$1>"
+echo w > {run.dir}/model_1.pth
+[[ $2 != "$(cat broken)" ]]''', "-", "%s", "{seed}"]
+[sweep]
+seeds = "0-1"
+mode = "jobs"
+[resume]
+"""
+
+
+def two_sweeps(project: Project, broken: str = "") -> str:
+    """Writes two sweeps, of which each item of the second loads what the item of its seed in the first has left, and
+    returns their folder. The seed `broken` fails."""
+    folder = "experiments/001_example"
+    project.write(f"{folder}/000_pretrain.toml", SWEEP % "")
+    load = 'load = { from = "001_example/000_pretrain/seed={seed}" }'
+    project.write(f"{folder}/010_posttrain.toml", load + SWEEP % "{load}")
+    project.write("broken", broken)
+    return folder
+
+
 def tree(project: Project) -> dict[str, str]:
     """The state of every step's newest run."""
     return {row["step"]: row["state"] for row in project.ok("tree", "--json").data}

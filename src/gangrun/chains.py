@@ -10,7 +10,9 @@ from typing import TypeAlias, TypeVar
 from gangrun.errors import InputError, Problem, SpecError
 from gangrun.node import checkpoint
 from gangrun.plan.model import Need, Plan
+from gangrun.record import items
 from gangrun.record.events import Needs
+from gangrun.record.ledger import SPREAD
 from gangrun.record.rundir import RunDir
 from gangrun.record.state import RunState, State, history
 from gangrun.record.store import Store
@@ -31,11 +33,16 @@ class Link:
     need: Need
     run: RunDir
     job: str = ""
-    """The job that has to end first; empty where the run has succeeded."""
+    """The job that has to end first, those of a sweep joined by colons; empty where the run has succeeded."""
     attempt: int = 1
     """The attempt that this job begins with."""
     pending: bool = False
     """Whether the run is made by the same call and has no job yet."""
+
+    @property
+    def attempt_dir(self) -> str:
+        """The attempt that has to end first. Items of a pool have none that says so: that of the pool."""
+        return str((_pool_of(self.run) or self.run).attempt(self.attempt).path)
 
     @property
     def done(self) -> bool:
@@ -56,6 +63,24 @@ def name_of(plan: AnyPlan) -> Need:
     return Need(shown.experiment, shown.step)
 
 
+def link_to(need: Need, links: Mapping[Need, Link]) -> Link:
+    """The link that a need has: its own, or to its item in that of the whole sweep. Raises KeyError for neither."""
+    if need in links or not need.item:
+        return links[need]
+    whole = links[need.whole]
+    return replace(whole, need=need, run=whole.run.item(need.item))
+
+
+def _linked(needs: Sequence[Need], links: Mapping[Need, Link]) -> list[Link]:
+    return [link_to(need, links) for need in needs if need in links or need.whole in links]
+
+
+def _pool_of(run: RunDir) -> RunDir | None:
+    """The pool that a run is an item of."""
+    sweep = run.sweep
+    return sweep if sweep and sweep.pool_file.exists() else None
+
+
 def _shown(plan: AnyPlan) -> Plan:
     return plan.shown if isinstance(plan, SweepPlan) else plan
 
@@ -70,11 +95,13 @@ def in_order(planned: Sequence[Planned]) -> list[int]:
     left = dict.fromkeys(range(len(planned)))
     while left:
         free = [
-            position for position in left if not any(at.get(need) in left for need in needs_of(planned[position][1]))
+            position
+            for position in left
+            if not any(at.get(need.whole) in left for need in needs_of(planned[position][1]))
         ]
         if not free:
             circle = [name_of(planned[position][1]) for position in left]
-            names = ", ".join(f"{need.experiment}/{need.step}" for need in circle)
+            names = ", ".join(map(str, circle))
             experiment, _ = planned[next(iter(left))]
             raise SpecError([experiment.problem(("needs",), f"steps need each other in a circle: {names}")])
         order += free
@@ -87,29 +114,37 @@ def outside(planned: Sequence[Planned], store_of: Callable[[Path], Store], state
 
     Raises SpecError for every need that cannot be met: no run yet, one that failed, one on another cluster.
     """
-    made = {name_of(plan) for _, plan in planned}
+    made = {name_of(plan): plan for _, plan in planned}
     runs: dict[Need, RunDir | None] = {}
     for experiment, plan in planned:
         for need in needs_of(plan):
-            if need not in made and need not in runs:
-                runs[need] = store_of(experiment.project).newest(need.experiment, need.step)
+            if need.whole not in made and need not in runs:
+                found = store_of(experiment.project).newest(need.experiment, need.step)
+                if found and need.item and need.item in {line.name for line in items.read(found)}:
+                    found = found.item(need.item)
+                runs[need] = found
     known = [run for run in runs.values() if run]
     now = dict(zip(known, states(known) if known else (), strict=True))
     links: dict[Need, Link] = {}
     problems: list[Problem] = []
     for experiment, plan in planned:
         for need in needs_of(plan):
-            if need in made:
+            if need.whole in made:
+                if need.item and need.item not in _items(made[need.whole]):
+                    problems.append(experiment.problem(_key(experiment), f"needs {need}, which is no item of it"))
                 continue
             run = runs[need]
-            words = _unmet(_shown(plan), run, now[run]) if run else "has no run yet"
+            if run and need.item and not run.is_item:
+                mend = f"gangrun show {run.run_id} lists its items"
+                problems.append(experiment.problem(_key(experiment), f"needs {need}, which is no item of it", mend))
+                continue
+            words, job = _unmet(_shown(plan), run, now[run], states) if run else ("has no run yet", "")
             if words:
                 mend = f"gangrun resume {run.run_id}, or submit it again" if run else "submit it first, or together"
-                name = f"{need.experiment}/{need.step}"
-                problems.append(experiment.problem(_key(experiment), f"needs {name}, which {words}", mend))
+                problems.append(experiment.problem(_key(experiment), f"needs {need}, which {words}", mend))
             elif run:
-                job = "" if now[run].state == State.COMPLETED else now[run].job
-                links[need] = Link(need, run, job, history(run.read_events()).first_attempt if job else 1)
+                events = (_pool_of(run) or run).read_events() if job else []
+                links[need] = Link(need, run, job, history(events).first_attempt if job else 1)
     if problems:
         raise SpecError(problems)
     return links
@@ -120,8 +155,8 @@ def bound(experiment: Experiment, plan: _Plan, links: Mapping[Need, Link]) -> _P
 
     Raises SpecError where all that it needs is done and there is no checkpoint.
     """
-    mine = [links[need] for need in needs_of(plan) if need in links]
-    waits = tuple(str(link.run.attempt(link.attempt).path) for link in mine if not link.done)
+    mine = _linked(needs_of(plan), links)
+    waits = tuple(dict.fromkeys(link.attempt_dir for link in mine if not link.done))
     if isinstance(plan, SweepPlan):
         items = tuple(replace(one, plan=_loading(experiment, one.plan, links)) for one in plan.items)
         if plan.job:
@@ -133,13 +168,13 @@ def bound(experiment: Experiment, plan: _Plan, links: Mapping[Need, Link]) -> _P
 
 
 def _loading(experiment: Experiment, plan: Plan, links: Mapping[Need, Link]) -> Plan:
-    mine = [links[need] for need in plan.needs if need in links]
+    mine = _linked(plan.needs, links)
     wanted = plan.checkpoint
     if wanted is None or not wanted.path:
         return plan
     path = wanted.path
-    if wanted.need and wanted.need in links:
-        path = links[wanted.need].run.dir
+    if wanted.need and wanted.need.whole in {need.whole for need in links}:
+        path = link_to(wanted.need, links).run.dir
     if all(link.done for link in mine) and len(mine) == len(plan.needs):
         found, why = checkpoint.found(Path(path), wanted.glob)
         if found is None:
@@ -165,7 +200,7 @@ def again(run: RunDir, states: States, together: Sequence[RunDir] = ()) -> list[
                 f"{run.run_id} needs {needed.run_id}, which is {state.state}",
                 way_out=f"gangrun resume {needed.run_id} first",
             )
-        job = "" if state.state == State.COMPLETED else state.job
+        job = ":".join(one.job for one in _alive(needed, state, states))
         links.append(Link(Need(needed.experiment, needed.step), needed, job))
     return links
 
@@ -181,21 +216,36 @@ def flags(jobs: Sequence[str]) -> tuple[str, ...]:
     return (f"--dependency=afterok:{':'.join(jobs)}", "--kill-on-invalid-dep=yes") if jobs else ()
 
 
-def _unmet(plan: Plan, run: RunDir, state: RunState) -> str:
-    """Why the run cannot be what the plan needs; nothing where it can."""
+def _unmet(plan: Plan, run: RunDir, state: RunState, states: States) -> tuple[str, str]:
+    """Why the run cannot be what the plan needs, nothing where it can; and the jobs that have to end first."""
     if state.state == State.COMPLETED:
-        return ""
+        return "", ""
     if state.final:
-        return f"is {state.state}: {run.run_id}"
+        return f"is {state.state}: {run.run_id}", ""
     if state.stale:
-        return f"was {state.state} when it was last seen: {run.run_id}; {state.note}"
-    if not state.job:
-        return f"is {state.state} and has no job yet: {run.run_id}"
-    if state.scheduler != state.cluster and plan.scheduler != "local":
-        return f"is {state.state} in an allocation that is held, and a job cannot wait for it: {run.run_id}"
+        return f"was {state.state} when it was last seen: {run.run_id}; {state.note}", ""
+    alive = _alive(run, state, states)
+    if failed := [one.run for one in alive if one.final]:
+        return f"has items that failed, such as {failed[0]}: {run.run_id}", ""
+    if not all(one.job for one in alive):
+        return f"is {state.state} and has no job yet: {run.run_id}", ""
+    if plan.scheduler != "local" and any(one.scheduler != state.cluster for one in alive):
+        return f"is {state.state} in an allocation that is held, and a job cannot wait for it: {run.run_id}", ""
     if state.cluster != plan.cluster:
-        return f"is {state.state} on {state.cluster}, for which a job on {plan.cluster} cannot wait: {run.run_id}"
-    return ""
+        return f"is {state.state} on {state.cluster}, for which a job on {plan.cluster} cannot wait: {run.run_id}", ""
+    return "", ":".join(one.job for one in alive)
+
+
+def _alive(run: RunDir, state: RunState, states: States) -> Sequence[RunState]:
+    """What of a run has not succeeded: of a sweep whose items are jobs those, else itself."""
+    if state.state == State.COMPLETED:
+        return ()
+    parts = states([run.item(line.name) for line in items.read(run)]) if state.mode in SPREAD else (state,)
+    return [one for one in parts if one.state != State.COMPLETED]
+
+
+def _items(plan: AnyPlan) -> set[str]:
+    return {one.item.name for one in plan.items} if isinstance(plan, SweepPlan) else set()
 
 
 def _key(experiment: Experiment) -> Key:

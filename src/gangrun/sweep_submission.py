@@ -7,7 +7,7 @@ directory that is laid out as a run's and recorded as one.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from gangrun import submission
 from gangrun.lanes import Lanes
 from gangrun.node.pool.channel import patience
-from gangrun.plan.model import Plan, Replica, Var
+from gangrun.plan.model import Need, Plan, Replica, Var
 from gangrun.record import code
 from gangrun.record.events import Submitting
 from gangrun.record.events import encode as encode_event
@@ -86,17 +86,19 @@ def send(
     sweep: SweepPlan,
     scheduler: Scheduler,
     flags: Sequence[str] = (),
-    needs: Sequence[str] = (),
+    needs: Mapping[Need, str] = {},
     sent: Callable[[RunDir, str], None] = lambda _run, _job: None,
 ) -> None:
-    """Queues a created sweep, all of it after the success of the jobs `needs`; `sent` is told of each job.
+    """Queues a created sweep; `needs` are the jobs that have to succeed before, each item's own where it is a job
+    itself, else all of them; `sent` is told of each job.
 
     Raises Rejected or another SchedulerError at the first that is not taken: what was queued before goes on, and the
     rest is not sent.
     """
     cluster = sweep.shown.cluster
+    everything = tuple(dict.fromkeys(needs.values()))
     if sweep.mode == "pool":
-        sent(run, submission.send(run, cluster, scheduler, (*_after(needs, ()), *flags)))
+        sent(run, submission.send(run, cluster, scheduler, (*_after(everything, ()), *flags)))
         return
     # Who sends: should this process be killed, the rest counts as never sent.
     run.append(Submitting.here(1, run.run_id))
@@ -107,13 +109,14 @@ def send(
         for number, tasks in enumerate(arrays):
             limit = f"%{shares[number]}" if shares[number] else ""
             follows = [before] if before and not _divisible(sweep, len(arrays)) else []
-            own = (f"--array=0-{tasks - 1}{limit}", *_after(needs, follows))
+            own = (f"--array=0-{tasks - 1}{limit}", *_after(everything, follows))
             before = submission.send(run.array(number), cluster, scheduler, (*own, *flags))
             sent(run.array(number), before)
     else:
         lanes: Lanes[str] = Lanes(sweep.max_parallel, sweep.max_nodes)
         for planned in sweep.order:
-            after = _after(needs, lanes.next(planned.plan.allocation.nodes, planned.estimate))
+            own = tuple(dict.fromkeys(needs[need] for need in planned.plan.needs if need in needs))
+            after = _after(own, lanes.next(planned.plan.allocation.nodes, planned.estimate))
             item = run.item(planned.item.name)
             job = submission.send(item, cluster, scheduler, (*after, *flags))
             lanes.put(job)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.chains import PRETRAIN, tree, two_steps
+from tests.chains import PRETRAIN, tree, two_steps, two_sweeps
 from tests.gangrun_cli import Done, Project, sh, wait_for
 
 Said = Callable[..., Done]
@@ -59,6 +59,23 @@ def test_a_failed_step_ends_what_needs_it_and_both_can_be_resumed(project: Proje
     assert f"loads <{first['dir']}/model_2.pth>" in project.ok("logs", "010_posttrain_0").out
     done = project.gangrun("resume", "000_pretrain_0")
     assert (done.code, "has succeeded: there is nothing to resume" in done.err) == (2, True)
+
+
+def test_items_load_what_the_items_of_their_seed_have_left(project: Project) -> None:
+    folder = two_sweeps(project)
+    project.ok("submit", folder, "--wait")
+    first = project.run("000_pretrain")["dir"]
+    logs = project.ok("logs", "010_posttrain", "--item", "seed=1").out
+    assert f"loads <{first}/items/seed=1/model_1.pth>" in logs
+    one = project.write(
+        f"{folder}/020_one_0.toml",
+        'load.from = "001_example/000_pretrain/seed={seed}"\ncommand = ["echo", "loads <{load}>"]\n',
+    )
+    assert f"<{first}/items/seed=0/model_1.pth>" in project.ok("run", str(one)).out
+    project.write(f"{folder}/020_one_0.toml", 'needs = "001_example/000_pretrain/seed=7"\ncommand = ["true"]\n')
+    for files in ([str(one)], [f"{folder}/000_pretrain.toml", str(one)]):
+        refused = project.gangrun("submit", *files)
+        assert (refused.code, "seed=7, which is no item of it" in refused.err) == (2, True)
 
 
 def test_cancelled_while_it_waits_for_another(project: Project) -> None:

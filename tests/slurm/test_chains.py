@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import subprocess
+from typing import Any
 
 import pytest
 
 from gangrun.lab import Lab
-from tests.chains import tree, two_steps
+from tests.chains import tree, two_steps, two_sweeps
 from tests.gangrun_cli import Project, sh, wait_for
 
 pytestmark = pytest.mark.slurm
@@ -15,6 +16,10 @@ pytestmark = pytest.mark.slurm
 
 def dependency(lab: Lab, job: str) -> str:
     return next(word for word in scontrol(lab, "show", "job", job).split() if word.startswith("Dependency="))
+
+
+def items(project: Project, step: str) -> dict[str, dict[str, Any]]:
+    return {one["name"]: one for one in project.run(step)["items"]}
 
 
 def scontrol(lab: Lab, *words: str) -> str:
@@ -61,6 +66,24 @@ def test_a_failed_step_cancels_what_needs_it_and_all_goes_on(project: Project) -
     assert f"loads <{first['dir']}/model_1.pth> resumed true" in project.ok("logs", "000_pretrain_0").out
     assert f"loads <{first['dir']}/model_2.pth>" in project.ok("logs", "010_posttrain_0").out
     assert project.run("010_posttrain_0")["state"] == "COMPLETED"
+
+
+def test_items_wait_for_the_items_of_their_seed(project: Project, lab: Lab) -> None:
+    folder = two_sweeps(project, broken="1")
+    project.ok("submit", folder, "--", "--hold")
+    first, second = (items(project, step) for step in ("000_pretrain", "010_posttrain"))
+    for seed in ("seed=0", "seed=1"):
+        assert dependency(lab, second[seed]["job"]) == f"Dependency=afterok:{first[seed]['job']}(unfulfilled)"
+    # A step that needs the whole sweep, sent while that is still held.
+    project.write(f"{folder}/020_all_0.toml", sh("true") + "needs = '000_pretrain'\n")
+    project.ok("submit", f"{folder}/020_all_0.toml")
+    both = ",".join(f"afterok:{first[seed]['job']}(unfulfilled)" for seed in ("seed=0", "seed=1"))
+    assert dependency(lab, project.run("020_all_0")["job"]) == f"Dependency={both}"
+    scontrol(lab, "release", *(one["job"] for one in (*first.values(), *second.values())))
+    wait_for(lambda: project.run("020_all_0")["state"] == "CANCELLED", 60)
+    wait_for(lambda: [one["state"] for one in items(project, "010_posttrain").values()] == ["COMPLETED", "CANCELLED"])
+    made = f"{project.run('000_pretrain')['dir']}/items/seed=0/model_1.pth"
+    assert f"loads <{made}>" in project.ok("logs", "010_posttrain", "--item", "seed=0").out
 
 
 def test_a_checkpoint_that_is_not_there_fails_before_anything_starts(project: Project) -> None:

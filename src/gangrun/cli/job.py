@@ -15,7 +15,9 @@ from gangrun.cli import inputs
 from gangrun.errors import UsageError
 
 if TYPE_CHECKING:
-    from gangrun.plan.model import Plan
+    from collections.abc import Mapping
+
+    from gangrun.plan.model import Need, Plan
     from gangrun.record.rundir import RunDir
     from gangrun.spec.load import Experiment
     from gangrun.spec.profile import Cluster
@@ -61,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
     if local or held:
         print(f"{run.run_id}  {run.dir}", flush=True)
         return inputs.follow_here(run, experiment.project, cluster, attempt=attempt)
-    _send(run, cluster, plan, [link.job for link in links.values() if link.job], attempt)
+    _send(run, cluster, plan, {link.need: link.job for link in links.values() if link.job}, attempt)
     return 0
 
 
@@ -80,7 +82,7 @@ def _renewed(run: RunDir, experiment: Experiment, plan: Plan | SweepPlan) -> int
     return submission.next_attempt(run)
 
 
-def _send(run: RunDir, cluster: Cluster, plan: Plan | SweepPlan, needed: list[str], attempt: int) -> None:
+def _send(run: RunDir, cluster: Cluster, plan: Plan | SweepPlan, needed: Mapping[Need, str], attempt: int) -> None:
     from gangrun import chains, clusters, submission, sweep_submission
     from gangrun.sweeps import SweepPlan
 
@@ -89,7 +91,7 @@ def _send(run: RunDir, cluster: Cluster, plan: Plan | SweepPlan, needed: list[st
         scheduler = inputs.patient(cluster, inputs.say)
         sweep_submission.send(run, plan, scheduler, (), needed, lambda _run, job: jobs.append(job))
     else:
-        waits = chains.flags(needed)
+        waits = chains.flags(list(dict.fromkeys(needed.values())))
         jobs = [submission.send(run, cluster.name, clusters.scheduler_of(cluster, inputs.say), waits, attempt)]
     what = f"job {jobs[0]}" if len(jobs) == 1 else f"{len(jobs)} jobs, {jobs[0]} to {jobs[-1]},"
     print(f"{run.run_id}  {what} on {cluster.name}  {run.dir}", flush=True)

@@ -232,42 +232,51 @@ def _send(
     schedulers = {cluster.name: clusters.scheduler_of(cluster, _say) for _, cluster, _ in planned}
     failed: list[GangrunError] = []
     runs: list[RunDir] = []
-    sending: dict[RunDir, Future[str]] = {}
+    sending: dict[RunDir, Future[dict[RunDir, str]]] = {}
     links = dict(links)
 
-    def send(created: RunDir, cluster: Cluster, plan: Plan | SweepPlan, mine: list[Link]) -> str:
-        jobs: list[str] = []
+    def job_of(link: Link) -> str:
+        if not link.pending:
+            return link.job
+        # Those that are sent by this call came before, so their turn is not after this one's.
+        jobs = sending[link.run.sweep or link.run].result()
+        if link.run.is_item and any(run.is_item for run in jobs):
+            return jobs.get(link.run, "")
+        return ":".join(jobs.values())
+
+    def send(created: RunDir, cluster: Cluster, plan: Plan | SweepPlan, mine: list[Link]) -> dict[RunDir, str]:
+        sent: dict[RunDir, str] = {}
         try:
-            # Those that are sent by this call came before, so their turn is not after this one's.
-            mine = [link if link.run not in sending else replace(link, job=sending[link.run].result()) for link in mine]
+            mine = [replace(link, job=job_of(link)) for link in mine]
             chains.note(created, mine)
             if not all(link.done or link.job for link in mine):
-                absent = next(link.run.run_id for link in mine if not (link.done or link.job))
-                return _not_sent(created, absent, failed)
+                _hold_back(created, next(link.run.run_id for link in mine if not (link.done or link.job)), failed)
+                return {}
             local = cluster.profile.scheduler == "local"
-            needed = [] if local else [link.job for link in mine if link.job]
+            needed = {} if local else {link.need: link.job for link in mine if link.job}
             if isinstance(plan, SweepPlan):
                 scheduler = schedulers[cluster.name] if local else inputs.patient(cluster, _say)
-                sweep_submission.send(created, plan, scheduler, args.flags, needed, lambda _run, job: jobs.append(job))
+                sweep_submission.send(created, plan, scheduler, args.flags, needed, sent.__setitem__)
             else:
-                flags = (*chains.flags(needed), *args.flags)
-                jobs.append(submission.send(created, cluster.name, schedulers[cluster.name], flags))
+                flags = (*chains.flags(list(dict.fromkeys(needed.values()))), *args.flags)
+                sent[created] = submission.send(created, cluster.name, schedulers[cluster.name], flags)
         except GangrunError as error:
             failed.append(error)
             _say(str(error))
-        if jobs and not args.json:
+        if sent and not args.json:
+            jobs = list(sent.values())
             # With its end in the same write, or lines of several senders run into each other.
             what = f"job {jobs[0]}" if len(jobs) == 1 else f"{len(jobs)} jobs, {jobs[0]} to {jobs[-1]},"
             items = f"{len(plan.items)} items: " if isinstance(plan, SweepPlan) else ""
             print(f"{created.run_id}  {items}{what} on {cluster.name}  {created.dir}\n", end="", flush=True)
-        return ":".join(jobs)
+        return sent
 
     senders = ThreadPoolExecutor(max_workers=SENDERS)
     try:
         for experiment, cluster, plan in planned:
             bound = chains.bound(experiment, plan, links)
             runs.append(inputs.created(stores[experiment.project], experiment, cluster, bound, args.flags))
-            mine = [links[need] for need in chains.needs_of(plan)]
+            mine = [chains.link_to(need, links) for need in chains.needs_of(plan)]
             sending[runs[-1]] = senders.submit(send, runs[-1], cluster, bound, mine)
             links[chains.name_of(plan)] = chains.Link(chains.name_of(plan), runs[-1], pending=True)
     except GangrunError:
@@ -278,7 +287,7 @@ def _send(
     return runs, failed
 
 
-def _not_sent(run: RunDir, absent: str, failed: list[GangrunError]) -> str:
+def _hold_back(run: RunDir, absent: str, failed: list[GangrunError]) -> None:
     """Puts on record that a run was held back, as what it needs was not queued."""
     from gangrun.errors import Rejected
     from gangrun.record import events
@@ -287,7 +296,6 @@ def _not_sent(run: RunDir, absent: str, failed: list[GangrunError]) -> str:
     run.append(events.Rejected(error.what))
     failed.append(error)
     _say(str(error))
-    return ""
 
 
 def _due(planned: list[tuple[inputs.Planned, bool]]) -> list[inputs.Planned]:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
+
 from gangrun.errors import Problem
 from gangrun.plan.model import Checkpoint, Need
 from gangrun.project import OUTPUTS
 from gangrun.spec.load import Experiment
+from gangrun.spec.model import text as words
 from gangrun.spec.toml import Key
 
-LATEST = "latest"
+LATEST, ITEMS = "latest", "items"
+_REFERENCE = re.compile(r"\{(\w+)\}")
 
 
 def needs(experiment: Experiment, problems: list[Problem]) -> tuple[Need, ...]:
@@ -32,21 +36,24 @@ def checkpoint(experiment: Experiment) -> Checkpoint | None:
         path = spec.load.path or ""
         if spec.load.from_ and (need := _need(experiment, spec.load.from_, ("load", "from"), [])):
             path = str(experiment.project.joinpath(OUTPUTS, need.experiment, need.step, LATEST))
+            path = f"{path}/{ITEMS}/{need.item}" if need.item else path
     return Checkpoint(path, glob, need, spec.resume.glob if spec.resume else "")
 
 
 def _need(experiment: Experiment, text: str, key: Key, problems: list[Problem]) -> Need | None:
-    seed = experiment.seed
-    if "{seed}" in text and seed is None:
+    if "{seed}" in text and experiment.seed is None:
         problems.append(experiment.problem(key, "{seed}, but the run has no seed"))
         return None
-    name, _, step = text.replace("{seed}", str(seed)).rpartition("/")
-    need = Need(name or experiment.experiment, step)
-    if not step or "/" in name or "{" in name + step:
-        what = f"{text!r} is no step: STEP, or EXPERIMENT/STEP, with {{seed}} for this run's seed"
+    facts = {"seed": experiment.seed, **experiment.spec.parameters}
+    names = _REFERENCE.sub(lambda found: words(facts[found[1]]) if found[1] in facts else found[0], text).split("/")
+    if len(names) == 1:
+        names.insert(0, experiment.experiment)
+    if not all(names) or len(names) > 3 or any("{" in name for name in names):
+        what = f"{text!r} is no step: STEP, EXPERIMENT/STEP or EXPERIMENT/STEP/ITEM, with {{seed}} for this run's seed"
         problems.append(experiment.problem(key, what, "for a file or a directory say load.path"))
         return None
-    if (need.experiment, need.step) == (experiment.experiment, experiment.step):
-        problems.append(experiment.problem(key, f"{step!r} cannot need itself"))
+    need = Need(*names)
+    if need.whole == Need(experiment.experiment, experiment.step):
+        problems.append(experiment.problem(key, f"{need.step!r} cannot need itself"))
         return None
     return need

@@ -154,10 +154,19 @@ class Allocation:
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """A step whose newest run must have succeeded before this one starts."""
+    """A step whose newest run, or one item of it, must have succeeded before this one starts."""
 
     experiment: str
     step: str
+    item: str = ""
+
+    @property
+    def whole(self) -> Need:
+        """The step itself."""
+        return Need(self.experiment, self.step)
+
+    def __str__(self) -> str:
+        return "/".join(filter(None, (self.experiment, self.step, self.item)))
 
 
 @dataclass(frozen=True, slots=True)
