@@ -14,6 +14,8 @@ def test_both_forms_chain_and_come_to_the_same(tmp_path: Path) -> None:
         in_toml = accuracies(project, "002_toml", (0, 1, 2))
         assert len(set(in_toml)) == 3, "seeds differ"
         assert min(in_toml) > 0.6
+        tree = project.ok("tree", "experiments/002_toml", "--json").data
+        assert [row["state"] for row in tree] == ["COMPLETED"] * 9
         scripts = [f"slurm/experiments/001_bash/{step}_0.sh" for step in STEPS]
         project.ok("submit", *scripts, limit=300)
         assert accuracies(project, "001_bash", (0,)) == in_toml[:1]

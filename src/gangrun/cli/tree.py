@@ -35,6 +35,7 @@ def run(args: argparse.Namespace) -> int:
     if problems:
         raise SpecError(problems)
     store = Store(project / OUTPUTS)
+    steps = tree.with_other_seeds(steps, store.steps)
     runs = [store.newest(step.experiment, step.step) for step in steps]
     known = [run for run in runs if run]
     states = dict(zip(known, inputs.states(known, project) if known else (), strict=True))

@@ -129,6 +129,10 @@ class Store:
         found.sort(reverse=True)
         return (RunDir(path) for _, path in found)
 
+    def steps(self, experiment: str) -> list[str]:
+        """The names of an experiment's steps that have runs. Raises InputError."""
+        return _folders(f"{self.root}/{sanitise(experiment, 'experiment')}")
+
     def newest(self, experiment: str, step: str) -> RunDir | None:
         """The newest run of a step, by the names as they are written; None where it has none. Raises InputError."""
         found = _runs_in(f"{self.root}/{sanitise(experiment, 'experiment')}/{sanitise(step, 'step')}")

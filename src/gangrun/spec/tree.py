@@ -7,7 +7,7 @@ others extend, is no step.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,6 +74,22 @@ def read(folders: list[Path]) -> list[Step]:
     if problems:
         raise SpecError(problems)
     return sorted(steps, key=_order)
+
+
+def with_other_seeds(steps: Sequence[Step], made: Callable[[str], Iterable[str]]) -> list[Step]:
+    """The steps, and each under the seeds that it has runs of and no file: those of `--seeds`.
+
+    `made` names the steps of an experiment that have runs.
+    """
+    first = {(step.experiment, step.name): step for step in reversed(steps)}
+    known = {(step.experiment, step.step) for step in steps}
+    others = []
+    for experiment in dict.fromkeys(step.experiment for step in steps):
+        for name in made(experiment):
+            step = first.get((experiment, split(name)[0]))
+            if step and (experiment, name) not in known:
+                others.append(Step(step.file, experiment, name, split(name)[1]))
+    return sorted([*steps, *others], key=_order)
 
 
 def places(project: Path) -> list[Path]:

@@ -67,3 +67,18 @@ def test_a_seed_that_is_no_number(write: Write) -> None:
 def test_a_folder_that_is_not_there(write: Write) -> None:
     with pytest.raises(InputError, match="there is no folder experiments/nope"):
         tree.spread([Path("experiments/nope")])
+
+
+def test_seeds_without_a_file_stand_with_the_step_that_they_were_sent_as() -> None:
+    file = Path("experiments/001_a/000_x_0.toml")
+    steps = [tree.Step(file, "001_a", "000_x_0", 0), tree.Step(file.with_name("010_y.toml"), "001_a", "010_y", None)]
+    made = {"001_a": ["000_x_2", "000_x_0", "000_x_10", "010_y", "010_y_1", "020_gone_0"]}
+    found = tree.with_other_seeds(steps, made.__getitem__)
+    assert [(one.step, one.seed) for one in found] == [
+        ("000_x_0", 0),
+        ("000_x_2", 2),
+        ("000_x_10", 10),
+        ("010_y", None),
+        ("010_y_1", 1),
+    ]
+    assert found[1].file == file
