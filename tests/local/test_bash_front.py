@@ -217,6 +217,15 @@ def test_names_that_cannot_be(project: Project, said: Said) -> None:
     assert "is for scripts that source slurm/init.sh" in said("job", "train").err
 
 
+def test_a_script_that_another_one_calls_begins_anew(project: Project) -> None:
+    with_front(project)
+    project.write("weights/model_1.pth", "w")
+    script(project, "000_x_0", 'echo "<$GANGRUN_LOAD><$GANGRUN_RESUME> $EXPERIMENT_RUN_ID"')
+    script(project, "900_all_0", f"posttrain weights\nbash {SCRIPTS}/000_x_0.sh")
+    done = bash(project, f"{SCRIPTS}/900_all_0.sh")
+    assert done.out.startswith("<><> 001_example_000_x_0_"), done.err
+
+
 def test_a_folder_of_scripts_is_sent_in_order_and_what_succeeded_is_not_sent_again(project: Project) -> None:
     with_front(project)
     for seed in (0, 1):

@@ -108,7 +108,8 @@ def prelude(file: Path, project: Path, when: float) -> str:
     """What a script evaluates when it sources `slurm/init.sh`: its variables and functions, and the project's root as
     its folder, so that relative paths in it mean the same wherever it is called. Raises InputError."""
     jobs = [f'{job}() {{ gangrun job {job} "$@"; }}' for job in (one.stem for one in _jobs(project))]
-    lines = _exports(Script.at(file, project, when).variables())
+    # What another script, by which this one is called, has said is meant for its own jobs.
+    lines = [f"unset {LOAD} {RESUME}", *_exports(Script.at(file, project, when).variables())]
     return "\n".join([*lines, f"cd -- {shlex.quote(str(project))}", _VERBS, *jobs])
 
 
