@@ -632,3 +632,38 @@ def test_a_monitor_that_makes_no_sense(refused: Refused) -> None:
         ("{ evry = '5s' }", "did you mean 'every'?"),
     ):
         assert words in " ".join(refused(f"command = ['x']\nmonitor = {value}\n"))
+
+
+# ---- configurations in a variable
+
+DOTLIST = """
+seed = 0
+command = ["train.py"]
+[resume]
+[dotlist.CONFIG]
+optimizer = { lr = 0.1, nesterov = true }
+file = "{load}"
+seed = "{seed}"
+"""
+
+
+def test_a_dotlist_is_one_variable_without_what_is_not_loaded(resolved: Resolved) -> None:
+    words = dict(resolved(DOTLIST + "quotes = \"'a'\"").env)
+    assert shown(words["CONFIG"]) == (
+        "optimizer.lr=0.1 optimizer.nesterov=true${LOAD:+ file=${LOAD}} seed=0 quotes='a'"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("a = 'b c'", "a=b c cannot stand in it: the program splits it at blanks"),
+        ("a = [1]", "a should be text, a number, true or false"),
+        ("'a=b' = 1", "cannot stand in it"),
+        ("a = '{nothing}'", "dotlist.CONFIG.a: unknown reference {nothing}"),
+        ("[env]\nCONFIG = 'x'", "CONFIG stands in env as well (keep one)"),
+    ],
+)
+def test_what_no_dotlist_can_hold(refused: Refused, text: str, words: str) -> None:
+    (problem,) = refused(DOTLIST + text)
+    assert words in problem

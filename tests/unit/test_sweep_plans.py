@@ -28,6 +28,10 @@ variables = { name = "{lr}", many = 3 }
 nodes = 2
 gpus = 4
 cpus = 32
+[resume]
+[dotlist.CONFIG]
+a.lr = "{lr}"
+file = "{load}:{lr}"
 [env]
 LR = "{lr}"
 [parameters]

@@ -134,7 +134,8 @@ class Composer:
                 self._once(self.experiment.problem(at, "the run's directory has a blank in its path, which splits it"))
             separate = (" ",) if parts else ()
             if plan.Var("load") in entry.parts:
-                parts.append(plan.Option(plan.Var("load"), (*separate, f"{key}=", *entry.parts)))
+                option = plan.Word.of(*separate, f"{key}=", *entry.parts)
+                parts.append(plan.Option(plan.Var("load"), option.parts))
             else:
                 parts += [*separate, f"{key}=", *entry.parts]
         return plan.Word.of(*parts)

@@ -13,7 +13,7 @@ def filled(plan: Plan, values: Mapping[str, str], seed: int | None) -> Plan:
 
     def part(one: Part) -> Part:
         if type(one) is Option:
-            return Option(one.given, tuple(map(part, one.parts)))
+            return Option(one.given, Word.of(*map(part, one.parts)).parts)
         return values[one.name] if type(one) is Value else one
 
     def word(one: Word) -> Word:
