@@ -25,7 +25,7 @@ def test_a_printed_script_runs_and_is_on_record(project: Project) -> None:
     project.write("torchtitan/__init__.py", "")
     project.write("torchtitan/train.py", TRAIN)
     project.write("config/muloco.py", "")
-    small = ["--config-file", "config/muloco.py", "--gpus-per-node", "4", "--cpus-per-node", "8", "--time", "5m"]
+    small = ["--config-file", "config/muloco.py", "--gpus-per-node", "2", "--cpus-per-node", "8", "--time", "9m"]
     groups = project.ok(
         *("generate", *small, "--job-name", "k4", "--num-ft-replicas-per-node", "2", "--extra-args", EXTRA),
         *("--output", "logs/%j.out"),
@@ -38,15 +38,15 @@ def test_a_printed_script_runs_and_is_on_record(project: Project) -> None:
     first = project.spawn("sbatch", "--parsable", "jobs/k4.sh").done().out.strip()
     second = project.spawn("bash", "-c", f"cd / && sbatch --parsable '{project.dir}/jobs/ddp.sh'").done().out.strip()
     assert (first + second).isdecimal()
-    wait_for(lambda: {run["state"] for run in project.runs()} == {"COMPLETED"}, 90, every=0.5)
+    wait_for(lambda: {run["state"] for run in project.runs()} == {"COMPLETED"}, 240, every=1)
 
     assert {run["job"] for run in project.runs()} == {first, second}
     for group in range(4):
-        told = [json.loads((project.dir / f"{group}.{rank}.json").read_text()) for rank in (0, 1)]
-        assert {one["world"] for one in told} == {"2"}
-        assert told[0]["argv"][-len(WORDS) - 1 :] == ["fault_tolerance.group_size=4", *WORDS]
-    ddp = [json.loads((project.dir / f"ddp.{rank}.json").read_text()) for rank in range(8)]
-    assert ddp[0] == {"argv": ["--job.config_file", "config/muloco.py"], "rank": "0", "world": "8"}
+        told = json.loads((project.dir / f"{group}.0.json").read_text())
+        assert told["world"] == "1"
+        assert told["argv"][-len(WORDS) - 1 :] == ["fault_tolerance.group_size=4", *WORDS]
+    ddp = [json.loads((project.dir / f"ddp.{rank}.json").read_text()) for rank in range(4)]
+    assert ddp[0] == {"argv": ["--job.config_file", "config/muloco.py"], "rank": "0", "world": "4"}
     assert (project.dir / "logs" / f"{first}.out").exists()
     assert "trained 3" in project.ok("logs", "config/k4", "--role", "main").out
 
