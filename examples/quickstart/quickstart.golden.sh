@@ -43,7 +43,8 @@ declare -A SPARE     # by role: how many of its replicas the job can still go on
 declare -A GIVEN_UP  # of these
 declare -A LOST      # hosts that are
 SPARE_NODES=() ONLY='' # nodes that nobody uses; the one replica that `roles` is to start again
-CAUSE='' SIGNAL='' RELAY='' PHASE='' FORCED='' PORT_BASE=''
+CAUSE='' SIGNAL='' RELAY='' PHASE='' FORCED='' UNSWEPT='' PORT_BASE=''
+REQUEUE=() GOES_ON=''  # what `requeue` was given; whether the time limit is so near that a main may end for it
 
 say() { printf 'gangrun: %s\n' "$*" >&2; }
 
@@ -223,7 +224,7 @@ live() {
     ((restarts-- > 0)) && [[ -z $lost && ($code != 0 || $kind == service) ]] || return 0
     ((code != 126 && code != 127)) || return 0 # a command that is not there will not be there the next time
     ((code != 143 && code != 137)) || sleep 0.5 # if it was a signal to all of the job, ours may come a little later
-    still_wanted && [[ -z $stopping ]] || return 0
+    still_wanted && [[ -z $stopping && ! -e $STATUS/run.warning ]] || return 0
     say "$name ended with $code and is started again"
     rm -f -- "$STATUS/$name.first"
   done
@@ -238,6 +239,7 @@ look() {
     for name in "${NAMES[@]}"; do [[ ${KIND[$name]} != "$kind" ]] || bury "$name"; done
   done
   listen
+  watch_clock
 }
 
 # Acts on the word that signals have left.
@@ -265,7 +267,19 @@ settle() {
     esac
   done <"$STATUS/$1.lives"
   PROCESS[$1]=''
+  ((code == 0)) || swept "$1" || UNSWEPT=yes
   record "$1.exit" "$code"
+}
+
+# Whether the first task of each of its nodes has come to its end: one that was killed has swept after nobody.
+swept() {
+  local host node=0 word
+  for host in ${NODES[$1]}; do
+    word=''
+    { read -r word _ <"$STATUS/$1.$node.beat"; } 2>/dev/null # it may not be there
+    [[ $word == exit ]] || return 1
+    ((++node))
+  done
 }
 
 # If all is over with this replica, draws the consequence of its kind.
@@ -283,6 +297,7 @@ bury() {
     move "$name" || give_up "$name" || end "lost $lost $name" 1
     return 0
   fi
+  [[ -z $GOES_ON || $kind != main ]] || end limit "$code"
   give_up "$name" || end "$kind $name $code" "$((code ? code : 1))"
 }
 
@@ -322,9 +337,11 @@ finish() {
   set +eu
   [[ $PHASE != setup || -n $CAUSE ]] || { CAUSE="setup $code" && code=$((code ? code : 1)); }
   [[ -z $CAUSE ]] || { say "$CAUSE" && record run.cause "$CAUSE"; }
+  [[ $CAUSE != signal* ]] || queue_again # first of all, as Slurm leaves little time
   stop main
   stop service sidecar
-  [[ -z $FORCED ]] || sweep_everywhere
+  [[ -z $FORCED$UNSWEPT ]] || sweep_everywhere
+  [[ $CAUSE != limit && $CAUSE != lost* ]] || queue_again
   record run.exit "$code"
   exit "$code"
 }
@@ -392,6 +409,8 @@ task() {
       export GANGRUN_REPLICA="$name" GANGRUN_RANK="$rank" GANGRUN_LOCAL_RANK="$local_rank" \
         GANGRUN_WORLD_SIZE="$world" GANGRUN_NODE_RANK="$node_rank" GANGRUN_TASK="$token"
       [[ -z $stopped ]] || exit 143
+      [[ -z ${GANGRUN_DEBUG:-} || $name == _* ]] ||
+        echo "gangrun: $name rank $rank of $world (local rank $local_rank) on ${SLURMD_NODENAME:-$HOSTNAME}, GPUs ${CUDA_VISIBLE_DEVICES:-none}, CPUs ${share:-any}, pid $BASHPID"
       [[ -z $parts ]] || has "$parts" || exit 125
       exec -- "$@"
     )
@@ -421,10 +440,12 @@ has() {
 
 # Writes down the time every few seconds until its input ends: a pipe that only `task` holds, so it cannot outlive it.
 beat() {
-  trap '' HUP INT TERM USR1 USR2
+  local ticks=0 asked=''
+  trap '' HUP INT USR1 USR2
+  trap 'asked=${asked:-$SECONDS}' TERM
   while
-    printf '%(%s)T\n' -1 >"$1"
-    read -rt "$BEAT_EVERY"
+    ((ticks++ % BEAT_EVERY)) || printf '%(%s)T\n' -1 >"$1"
+    read -rt 1
     (($? > 128)) # the time was up
   do still_wanted; done
 }
@@ -447,13 +468,14 @@ sweep() {
 # Under Slurm: a replica is a step, started by srun.
 declare -A SEEN SEEN_AT
 NEXT_LOOK=0 GPUS_ARE_HELD=''
+LIMIT=0 NEXT_CLOCK=0 # when the job's time is over and when that is looked at again, as `SECONDS`; 0 for never
 
 # allocation NODES: sets HOSTS, JOB, PORT_SEED, and writes what the nodes run in each task.
 allocation() {
   JOB=$SLURM_JOB_ID PORT_SEED=$SLURM_JOB_ID
   mapfile -t HOSTS < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
   # A file and not a word after `bash -c`, which whoever looks at `ps` or `sacct` would have to read through.
-  { declare -f enter task has beat sweep still_wanted && echo "enter \"\$@\""; } >"$ATTEMPT_DIR/task.sh"
+  { declare -f enter task has beat sweep still_wanted && echo "KILL_WAIT=$(kill_wait) enter \"\$@\""; } >"$ATTEMPT_DIR/task.sh"
   # Before 21.08 steps that overlap share CPUs but no GPUs: there each has to ask for the number that it needs.
   [[ -z ${SLURM_JOB_GPUS:-} || $(scontrol --version) != *' 20.'* ]] || GPUS_ARE_HELD=yes
   # srun takes these for its own flags. Some it refuses beside ours (26.05: --gpus-per-node with --gres), others it
@@ -461,6 +483,39 @@ allocation() {
   unset "${!SLURM_GPU@}" "${!SLURM_MEM_@}" "${!SLURM_CPU_BIND@}" "${!SLURM_CPUS_PER@}" "${!SLURM_NTASKS@}" \
     "${!SLURM_TRES_PER@}" "${!SRUN_@}" SLURM_GRES SLURM_GRES_FLAGS SLURM_NPROCS SLURM_DISTRIBUTION SLURM_HOSTFILE \
     SLURM_HINT SLURM_THREADS_PER_CORE SLURM_EXPORT_ENV SLURM_EXACT SLURM_EXCLUSIVE SLURM_STEP_ID SLURM_STEPID
+}
+
+# requeue KEY=VALUE...: has the run go on as its next attempt, see node/requeue.py. `before` seconds before the time
+# limit the program is warned by a file, and if there is a `signal` by that, too.
+requeue() {
+  REQUEUE=("$@")
+  export GANGRUN_WARNING=$STATUS/run.warning
+  of_requeue begin || end requeue 1
+  if LIMIT=$(of_requeue left); then ((LIMIT += SECONDS)); else LIMIT=0; fi
+}
+
+of_requeue() { python3 "$RUN_DIR/node/requeue.py" "$1" "$RUN_DIR" "$ATTEMPT" "$RUN_NAME" "${REQUEUE[@]}"; }
+
+queue_again() { ((${#REQUEUE[@]} == 0)) || of_requeue end; }
+
+# Warns the program when its time is nearly over, and then ends the attempt while there is time to end it well.
+watch_clock() {
+  local before=0 signal='' limit=0 key left
+  ((LIMIT && SECONDS >= NEXT_CLOCK)) || return 0
+  for key in "${REQUEUE[@]}"; do [[ $key != @(before|signal|limit)=* ]] || local "$key"; done
+  if ((LIMIT - SECONDS <= before)); then
+    left=$(of_requeue left) && LIMIT=$((SECONDS + left)) # which may have been changed meanwhile
+  fi
+  NEXT_CLOCK=$((LIMIT - before))
+  ((SECONDS >= NEXT_CLOCK)) || return 0
+  if [[ ! -e $GANGRUN_WARNING ]]; then
+    say "$((LIMIT - SECONDS)) s are left"
+    record run.warning "$((LIMIT - SECONDS))"
+    RELAY=$signal
+  fi
+  ((limit)) || { LIMIT=0 && return 0; }
+  GOES_ON=yes NEXT_CLOCK=$((LIMIT - 2 * GRACE - 15))
+  ((SECONDS < NEXT_CLOCK)) || end limit 143
 }
 
 # on 'HOST...' FUNCTION [ARGUMENT...]: runs one of ours there beside all else, for 10 s at most.
@@ -512,8 +567,24 @@ enter() {
   task "$@"
 }
 
-# Slurm itself ends what a dead script leaves.
-still_wanted() { :; }
+# Slurm itself ends what a dead script leaves. But once it has signalled a job it begins no step in it that could sweep,
+# and where it does not track processes by cgroups it misses those that have left their session: so each node sweeps for
+# itself, right before Slurm kills.
+still_wanted() {
+  local cause=''
+  [[ -n ${asked:-} ]] && ((SECONDS - asked >= KILL_WAIT - 3)) || return 0
+  { read -r cause <"$status/run.cause"; } 2>/dev/null # it may not be there
+  [[ $cause != signal* ]] || sweep "$token"
+}
+
+# The seconds between Slurm's TERM and its KILL.
+kill_wait() {
+  local line
+  while read -r line; do
+    [[ $line != KillWait* ]] || { read -r _ _ line _ <<<"$line" && break; }
+  done < <(scontrol show config)
+  echo "${line:-30}"
+}
 
 # Whether the first task of every node has written its `exit`, which may take a moment to arrive through NFS.
 ended_everywhere() {

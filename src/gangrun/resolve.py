@@ -11,13 +11,13 @@ from typing import Literal
 
 from gangrun import node
 from gangrun.errors import PlacementError, Problem, SpecError
-from gangrun.plan import chain, code, extensions
+from gangrun.plan import chain, code, debug, extensions, monitor
 from gangrun.plan import model as plan
 from gangrun.plan.batch import batch_flags
 from gangrun.plan.compose import Composer, effective_container
-from gangrun.plan.monitor import monitor
 from gangrun.plan.place import Spot, place
 from gangrun.plan.problems import unknown
+from gangrun.plan.requeue import requeue
 from gangrun.spec.load import Experiment, Source, nearest
 from gangrun.spec.model import Allocation, Role
 from gangrun.spec.profile import Cluster
@@ -38,6 +38,7 @@ def resolve(experiment: Experiment, cluster: Cluster, left: Mapping[str, plan.Va
     workdir = code.workdir(experiment, problems)
     problems += code.problems_of(experiment, roles, setup)
     needs, checkpoint = chain.needs(experiment, problems), chain.checkpoint(experiment)
+    goes_on = requeue(experiment, cluster, allocation, problems)
     if problems:
         raise SpecError(experiment.in_order(problems))
     order = _start_order(experiment, roles)
@@ -60,7 +61,10 @@ def resolve(experiment: Experiment, cluster: Cluster, left: Mapping[str, plan.Va
         raise SpecError(experiment.in_order(composer.problems))
     spec, copy = experiment.spec, experiment.copy
     scheduler = cluster.profile.scheduler
-    own = (monitor(spec.monitor, allocation, scheduler),) if spec.monitor.on else ()
+    own = (
+        *((monitor.monitor(spec.monitor, allocation, scheduler),) if spec.monitor.on else ()),
+        *((debug.trace(allocation, scheduler),) if spec.debug else ()),
+    )
     return plan.Plan(
         experiment=experiment.experiment,
         step=experiment.step,
@@ -82,12 +86,15 @@ def resolve(experiment: Experiment, cluster: Cluster, left: Mapping[str, plan.Va
         own=own,
         programs=(
             *_programs((*replicas, *own)),
-            *(("checkpoint.py",) if checkpoint else ()),
+            *(("checkpoint.py",) if checkpoint or goes_on else ()),
+            *(("requeue.py",) if goes_on else ()),
             *((code.PROGRAM,) if copy else ()),
         ),
         needs=needs,
         checkpoint=checkpoint,
         code=code.code(copy, workdir, roles, replicas) if copy else None,
+        debug=spec.debug,
+        requeue=goes_on,
         notes=(*notes, *composer.notes),
     )
 

@@ -195,6 +195,25 @@ def require_ended(state: RunState) -> None:
         )
 
 
+def lost_hosts(run: RunDir) -> list[str]:
+    """The hosts that its attempts have lost, the first one first."""
+    found: dict[str, None] = {}
+    for number in run.attempts():
+        facts = run.facts(number)
+        lives = [life for replica in (facts.replicas or {}).values() for life in replica.lives] if facts else []
+        found |= dict.fromkeys(life.lost for life in lives if life.lost)
+    return list(found)
+
+
+def keeping_off(run: RunDir, hosts: Sequence[str]) -> tuple[str, ...]:
+    """What sbatch is told to keep a run off these hosts as well as off those that its script excludes."""
+    if not hosts:
+        return ()
+    lines = run.script.read_text(encoding="utf-8", errors="replace").splitlines()
+    said = [line.partition("=")[2] for line in lines if line.startswith("#SBATCH --exclude=")]
+    return (f"--exclude={','.join([*said, *hosts])}",)
+
+
 def require_checkpoint(run: RunDir, state: RunState) -> None:
     """Raises InputError where the run is to go on from a checkpoint of its own and has left none."""
     resume = toml.read(run.spec)[0].get("resume")

@@ -229,7 +229,7 @@ def single_command(plan: Plan) -> Replica | None:
     replica = plan.replicas[0]
     if len(plan.replicas) > 1 or plan.ports or plan.files or plan.template:
         return None
-    if replica.ready or replica.restarts or replica.step_flags or replica.parts or replica.tasks > 1:
+    if replica.ready or replica.restarts or replica.step_flags or replica.parts or replica.again or replica.tasks > 1:
         return None
     words = (*replica.argv, *(value for _, value in (*plan.env, *replica.env)))
     known = (isinstance(part, str) or part in _KNOWN for word in words for part in word.parts)

@@ -22,7 +22,7 @@ from gangrun.plan.refs import Scope, UnknownReferenceError, word
 from gangrun.pool import roles as pool_roles
 from gangrun.resolve import effective_allocation, resolve
 from gangrun.spec.load import Experiment
-from gangrun.spec.model import Allocation, Monitor, Pool, Role, Spec
+from gangrun.spec.model import Allocation, Monitor, Pool, Requeue, Role, Spec
 from gangrun.spec.profile import Cluster
 from gangrun.spec.sweep import Item, expand
 
@@ -157,7 +157,7 @@ def _check_keys(experiment: Experiment, mode: Mode, items: tuple[Item, ...]) -> 
     """In an array all items share one header, in a pool one allocation."""
     if mode == "jobs":
         return
-    shared = ("allocation", "setup", "template") if mode == "array" else ("allocation", "setup", "template", "workdir")
+    shared = ("allocation", "requeue", "setup", "template", *(("workdir",) if mode == "pool" else ()))
     keys = dict.fromkeys(key for item in items for key in item.keys)
     problems = [
         experiment.problem(("sweep", key), f"all items of mode = {mode!r} share it", 'mode = "jobs"')
@@ -296,6 +296,7 @@ def _pool_job(experiment: Experiment, cluster: Cluster, pool: Pool, machine: All
     # Items enter their container one by one; the driver is outside, where srun is.
     update: dict[str, object] = {"roles": dict(pool_roles.roles(pool, whole)), "container": None, "sweep": None}
     update |= {"needs": (), "load": None, "resume": None, "files": {}}  # the items have them
+    update["requeue"] = _without_limit(experiment) if machine is None else None
     asked = experiment.spec.allocation if machine is None else machine
     if whole.nodes > 1:
         asked = asked.model_copy(update={"sbatch": {**pool_roles.SBATCH, **asked.sbatch}})
@@ -304,7 +305,22 @@ def _pool_job(experiment: Experiment, cluster: Cluster, pool: Pool, machine: All
     bare = replace(cluster, profile=cluster.profile.model_copy(update={"container": None}))
     job = resolve(outside, bare)
     programs = (*job.programs, *pool_roles.PROGRAMS)
-    return replace(job, programs=programs, setup=(*job.setup, *pool_roles.SETUP))
+    goes_on = replace(job.requeue, before=0, items=True) if job.requeue else None
+    return replace(job, programs=programs, setup=(*job.setup, *pool_roles.SETUP), requeue=goes_on)
+
+
+def _without_limit(experiment: Experiment) -> Requeue | None:
+    """`[requeue]` for the job of a pool, whose driver itself begins no item that does not fit into the time.
+
+    Raises SpecError where the file counts on a limit all the same.
+    """
+    wanted = experiment.spec.requeue
+    if wanted is None:
+        return None
+    if said := wanted.model_fields_set & {"limit", "signal_before", "signal"}:
+        what = "means nothing in a pool, which begins no item that does not fit into the time that is left"
+        raise SpecError([experiment.problem(("requeue", min(said)), what, "pool.continue = true queues a further job")])
+    return wanted.model_copy(update={"limit": 0})
 
 
 def _notes(experiment: Experiment, items: tuple[Item, ...]) -> Iterator[str]:

@@ -22,6 +22,10 @@ FILES = {
     "`a command is a list of words`": 'command = "python train.py"',
     "`could mean minutes or seconds`": f"{MAIN}allocation.time = 90",
     "`is no duration`": f'{MAIN}grace = "1.5m"',
+    "`is neither yes nor no`": f'{MAIN}debug = "party"',
+    "`but to end a job well takes up to`": (
+        f'{MAIN}grace = "1m"\nrequeue = true\ncluster = "strict"\nallocation.account = "a"'
+    ),
     "`unknown reference {…}`": 'command = ["x", "{sede}"]',
     "`{seed}, but the run has no seed`": 'command = ["x", "{seed}"]',
     "`has no port named`": 'command = ["x", "{self.port.http}"]',

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from gangrun.lab import Lab
-from tests.gangrun_cli import REPOSITORY, Project, marked, sh, wait_for
+from tests.gangrun_cli import REPOSITORY, Project, Started, marked, sh, wait_for
 from tests.image import Image, built
 
 pytestmark = pytest.mark.slurm
@@ -116,6 +117,66 @@ def test_a_program_in_an_image_ends_gently(project: Project, image: Image, lab: 
     assert wait_for(lambda: not left(shown))
     assert (Path(shown["dir"]) / "saved").is_file()
     assert wait_for(lambda: project.run()["state"] == "CANCELLED")
+
+
+def of_the_cluster(project: Project, image: Image) -> None:
+    """Has every role that names no container run in this one, as a site may want it."""
+    profile = project.dir / "clusters" / "mine.toml"
+    profile.write_text(profile.read_text() + container(image, image.python()))
+
+
+def followed(project: Project, waiting: Started, replicas: set[str]) -> dict[str, Any]:
+    """Sees each of these replicas inside the image, and then the run's good end."""
+    running = wait_for(lambda: project.runs() and project.run(), 60)
+    seen: set[str] = set()
+
+    def look() -> bool:
+        for line in left(running):
+            pid = line.partition(":")[0]
+            try:
+                words = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+                there = Path(f"/proc/{pid}/root/etc/image").exists()
+            except OSError:
+                continue
+            seen.update(word[16:].decode() for word in words if there and word.startswith(b"GANGRUN_REPLICA="))
+        return seen >= replicas
+
+    wait_for(look, 120, every=0.5)
+    done = waiting.done(240)
+    assert done.code == 0, done.out + done.err
+    assert wait_for(lambda: not left(running), 60)
+    return running
+
+
+@pytest.mark.torch
+def test_replica_groups_in_an_image(project: Project, image: Image) -> None:
+    of_the_cluster(project, image)
+    file = project.example("diloco")
+    words = (
+        'command=["train.py", "--steps", "4", "--sync-every", "2", "--batch", "4", "--out", "{run.dir}/checkpoints"]'
+    )
+    waiting = project.start("submit", file, "--set", words, "--set", "replicas=2", "--wait")
+    followed(project, waiting, {"lighthouse.0", "main.0", "main.1"})
+
+
+@pytest.mark.torch
+def test_the_roles_of_reinforcement_learning_in_an_image(project: Project, image: Image) -> None:
+    of_the_cluster(project, image)
+    project.example("rl")
+    words = ("--max-steps", "3", "--orchestrator.batch-size", "32", "--output-dir", "outputs/image")
+    waiting = project.start("rl", "@", "examples/rl/rl.toml", *words, "--wait")
+    followed(project, waiting, {"inference.0", "orchestrator.0", "trainer.0"})
+
+
+def test_the_items_of_a_pool_in_an_image(project: Project, image: Image) -> None:
+    of_the_cluster(project, image)
+    text = sh("echo {number} in $(cat /etc/image) on $SLURMD_NODENAME") + "[allocation]\nnodes = 2\ncpus = 2\n"
+    project.write("experiments/items/run.toml", text + "[sweep]\nnumber = [1, 2, 3]\n[pool]\ncpus = 1\n")
+    done = project.gangrun("submit", "experiments/items/run.toml", "--wait")
+    assert done.code == 0, done.out + done.err
+    run = Path(project.run()["dir"])
+    said = "".join(log.read_text() for log in run.glob("items/*/attempts/0*/logs/main.0.log"))
+    assert sorted(re.findall(r"(\d) in a gangrun test image on node\d", said)) == ["1", "2", "3"]
 
 
 @pytest.mark.parametrize(

@@ -10,11 +10,13 @@ import pytest
 
 from gangrun.errors import PlacementError, SpecError
 from gangrun.plan.batch import clock
-from gangrun.plan.model import Host, Plan, Port, Ready, Replica, Var, Word
+from gangrun.plan.model import Host, Plan, Port, Ready, Replica, Requeue, Var, Word
 from gangrun.resolve import resolve
 from gangrun.script.quote import known_text, shown
 from gangrun.spec.load import load
-from gangrun.spec.profile import load_cluster
+from gangrun.spec.model import Profile
+from gangrun.spec.profile import Cluster, load_cluster
+from gangrun.sweeps import SweepPlan, plan_of
 
 Resolved = Callable[..., Plan]
 Refused = Callable[..., list[str]]
@@ -667,3 +669,68 @@ def test_a_dotlist_is_one_variable_without_what_is_not_loaded(resolved: Resolved
 def test_what_no_dotlist_can_hold(refused: Refused, text: str, words: str) -> None:
     (problem,) = refused(DOTLIST + text)
     assert words in problem
+
+
+# ---- going on
+
+
+def test_an_attempt_that_goes_on_may_have_another_command(resolved: Resolved) -> None:
+    flags = 'launcher = "torchrun"\nresume_flags = ["--resume", "{load}"]\n'
+    plan = resolved(f"{flags}command = ['train.py']\nresume = {{}}\n[allocation]\nnodes = 2\ngpus = 2\n")
+    (trainer,) = plan.replicas
+    first, again = command(trainer), " ".join(map(shown, trainer.again))
+    assert again == f"{first} --resume ${{LOAD}}"
+    assert plan.ports == 1
+    plan = resolved("command = ['a', 'b']\nresume_command = ['c', '{load}']\nresume = {}\n")
+    assert [shown(word) for word in plan.replicas[0].again] == ["c", "${LOAD}"]
+
+
+def test_requeue_with_its_defaults(resolved: Resolved) -> None:
+    plan = resolved("command = ['x']\nrequeue = true\nresume.glob = 'step-*'\n")
+    assert plan.requeue == Requeue(limit=10, preemption=100, node=5, before=120, glob="step-*")
+    assert plan.programs == ("monitor.py", "checkpoint.py", "requeue.py")
+    assert resolved("command = ['x']\nrequeue = true\n", profile={"scheduler": "local"}).requeue is None
+    assert resolved("command = ['x']\nrequeue = false\n").requeue is None
+
+
+def test_each_item_goes_on_with_its_own_parameters(write: Write) -> None:
+    text = "command = ['x']\nresume = {}\nresume_flags = ['--lr={lr}']\n[sweep]\nlr = [1, 2]\n"
+    plan = plan_of(load(write(text)), Cluster("site", Profile()))
+    assert isinstance(plan, SweepPlan)
+    assert [shown(item.plan.replicas[0].again[-1]) for item in plan.items] == ["--lr=1", "--lr=2"]
+
+
+def test_a_pool_has_its_own_way_with_the_limit(write: Write) -> None:
+    text = "command = ['x', '{n}']\nrequeue = { preemption = 3 }\n[sweep]\nn = [1, 2]\n"
+    slurm, here = (Cluster("site", Profile.model_validate({"scheduler": name})) for name in ("slurm", "local"))
+    pool = plan_of(load(write(f"{text}[pool]\n")), slurm)
+    assert isinstance(pool, SweepPlan)
+    assert pool.job is not None
+    assert pool.job.requeue == Requeue(limit=0, preemption=3, node=5, before=0, items=True)
+    assert "requeue.py" in pool.job.programs
+    assert all(item.plan.requeue is None for item in pool.items)
+    limited = write(f"{text}[pool]\n".replace("preemption", "limit"))
+    with pytest.raises(SpecError, match="begins no item that does not fit"):
+        plan_of(load(limited), slurm)
+    jobs = write(text.replace("preemption", "limit"))
+    plan = plan_of(load(jobs), slurm)
+    assert isinstance(plan, SweepPlan)
+    assert {item.plan.requeue.limit for item in plan.items if item.plan.requeue} == {3}
+    plan_of(load(jobs), here)  # on a laptop, where nothing is queued, it is no mistake
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("requeue = 'yes'", "requeue: "),
+        ("requeue = { limits = 3 }", "did you mean 'limit'?"),
+        ("requeue = { limit = -1 }", "requeue.limit"),
+        ("requeue = { signal = 'KILL' }", "requeue.signal"),
+        ("grace = '1m'\nrequeue = true", "to end a job well takes up to 135 s (twice grace + 15)"),
+        ("requeue = true\nallocation.time = '2m'", "120 s before a time limit of 00:02:00 is before the beginning"),
+        ("resume_flags = ['--resume']", "resume_flags: means something where there is a [resume]"),
+        ("resume_flags = ['{lod}']\nresume = {}", "{lod}"),
+    ],
+)
+def test_going_on_that_makes_no_sense(text: str, words: str, refused: Refused) -> None:
+    assert words in " ".join(refused(f"command = ['x']\n{text}\n"))

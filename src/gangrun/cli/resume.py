@@ -7,6 +7,7 @@ The run keeps its name, its id in W&B and the logs of its earlier attempts, and 
 from __future__ import annotations
 
 import argparse
+import sys
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -59,8 +60,12 @@ def run(args: argparse.Namespace) -> int:
     for one, cluster, links in ready:
         attempt = submission.next_attempt(one)
         submission.reopen(one)
+        lost = submission.lost_hosts(one) if cluster.profile.scheduler == "slurm" else []
+        if lost and not args.json:
+            print(f"gangrun: it keeps off {', '.join(lost)}, which it has lost", file=sys.stderr)
         waits = chains.flags([job for link in links if (job := sent.get(link.run, link.job))])
-        sent[one] = submission.send(one, cluster.name, scheduler_of(cluster.name), (*waits, *args.flags), attempt)
+        flags = (*waits, *submission.keeping_off(one, lost), *args.flags)
+        sent[one] = submission.send(one, cluster.name, scheduler_of(cluster.name), flags, attempt)
         if not args.json:
             print(f"{one.run_id}  attempt {attempt}, job {sent[one]} on {cluster.name}  {one.dir}", flush=True)
     if args.wait:

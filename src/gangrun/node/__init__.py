@@ -15,7 +15,7 @@ def source(name: str) -> bytes:
     return (files(__name__) / name).read_bytes()
 
 
-PROGRAMS = ("checkpoint.py", "lighthouse.py", "monitor.py")
+PROGRAMS = ("checkpoint.py", "lighthouse.py", "monitor.py", "trace.py")
 POOL = tuple(
     f"pool/{name}.py"
     for name in (

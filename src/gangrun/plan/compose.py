@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from gangrun.errors import Problem
-from gangrun.plan import extensions, refs, wandb
+from gangrun.plan import debug, extensions, refs, wandb
 from gangrun.plan import model as plan
 from gangrun.plan.place import Spot
 from gangrun.plan.problems import problem_at
@@ -112,9 +112,11 @@ class Composer:
         return word
 
     def environment(self) -> tuple[tuple[str, plan.Word], ...]:
-        """The environment of every role: what `[wandb]` sets, the profile's over it, then the experiment's."""
+        """The environment of every role: what `debug` and `[wandb]` set, the profile's over it, the experiment's."""
         given = {**self.cluster.profile.env, **self.experiment.spec.env}
-        values: dict[str, tuple[str, Key]] = wandb.variables(self.experiment, self.cluster)
+        talking = debug.VARIABLES if self.experiment.spec.debug else {}
+        values: dict[str, tuple[str, Key]] = {name: (value, ("debug",)) for name, value in talking.items()}
+        values.update(wandb.variables(self.experiment, self.cluster))
         values.update({name: (value, ("env", name)) for name, value in given.items()})
         scope = self._scope()
         words = [(name, self._word(value, scope, key)) for name, (value, key) in values.items()]
@@ -173,7 +175,9 @@ class Composer:
         role, spot = self.roles[name], self.spots[name][index]
         words, env, ready = self.texts(name, index)
         launch = self._launch(name, index, words)
-        contained, env = self._contain(name, index, launch.argv, env)
+        contained, left = self._contain(name, index, launch.argv, env)
+        resumed = self._resumed(name, index, words)
+        again = self._contain(name, index, self._launch(name, index, resumed).argv, env)[0].argv if resumed else ()
         return plan.Replica(
             role=name,
             index=index,
@@ -186,7 +190,8 @@ class Composer:
             threads=max(spot.cpus // (launch.tasks * launch.workers), 1) if spot.cpus is not None else None,
             ranks=launch.ranks,
             argv=contained.argv,
-            env=env,
+            again=again,
+            env=left,
             ports=tuple(self.ports[name, index].items()),
             after=role.after,
             ready=ready,
@@ -197,6 +202,21 @@ class Composer:
             shares_gpus=spot.shares_gpus,
             alone=spot.alone,
         )
+
+    def _resumed(self, name: str, index: int, words: _Words) -> _Words:
+        """The command in an attempt that goes on from a checkpoint of the run's own; nothing where it is the same."""
+        role, scope, key = self.roles[name], self._scope(name, index), ("roles", name)
+        for option in ("resume_command", "resume_flags"):
+            if getattr(role, option) and self.experiment.spec.resume is None:
+                what = "means something where there is a [resume], which says what the run's checkpoints are called"
+                self._once(self.experiment.problem((*key, option), what, 'resume = { glob = "model_*.pth" }'))
+
+        def said(option: str) -> _Words:
+            texts = getattr(role, option) or ()
+            return tuple(self._word(text, scope, (*key, option, position)) for position, text in enumerate(texts))
+
+        command, flags = said("resume_command"), said("resume_flags")
+        return (*(command or words), *flags) if command or flags else ()
 
     def _seat(self, name: str, index: int, words: _Words) -> Seat:
         role, spot = self.roles[name], self.spots[name][index]

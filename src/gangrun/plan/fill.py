@@ -27,8 +27,8 @@ def filled(plan: Plan, values: Mapping[str, str], seed: int | None) -> Plan:
 
     def replica(one: Replica) -> Replica:
         ready = one.ready and Ready(one.ready.kind, word(one.ready.target), one.ready.within)
-        argv, flags = tuple(map(word, one.argv)), tuple(map(word, one.step_flags))
-        return replace(one, argv=argv, env=pairs(one.env), ready=ready, step_flags=flags)
+        argv, again, flags = (tuple(map(word, words)) for words in (one.argv, one.again, one.step_flags))
+        return replace(one, argv=argv, again=again, env=pairs(one.env), ready=ready, step_flags=flags)
 
     return replace(
         plan,

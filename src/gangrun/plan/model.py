@@ -126,6 +126,8 @@ class Replica:
     """Whether its GPUs belong to the role that it runs beside."""
     threads: int | None = None
     """CPUs for each process in the end, workers of torchrun included: the default of OMP_NUM_THREADS."""
+    again: tuple[Word, ...] = ()
+    """What takes the place of `argv` in an attempt that goes on from a checkpoint of the run's own, if anything."""
     alone: bool = True
     """Whether no other replica but sidecars uses its nodes."""
 
@@ -215,6 +217,24 @@ class Code:
 
 
 @dataclass(frozen=True, slots=True)
+class Requeue:
+    """After what the job is queued again, and how its program hears of the time limit."""
+
+    limit: int
+    preemption: int
+    node: int
+    """How often, by reason."""
+    before: int
+    """Seconds before the time limit at which the program is warned; 0 for no warning."""
+    signal: str = ""
+    """By which signal, besides the file."""
+    glob: str = ""
+    """Names of the run's own checkpoints, which tell how far it has come; empty where they do not."""
+    items: bool = False
+    """Whether the items of its pool that are done tell it."""
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """Everything that the script needs, and nothing that depends on when or under which name it runs."""
 
@@ -254,6 +274,10 @@ class Plan:
     """What it loads."""
     code: Code | None = None
     """The copy of the code that it uses; None for the project as it is when the job runs."""
+    debug: bool = False
+    """Whether the job tells more about itself."""
+    requeue: Requeue | None = None
+    """When its job is queued again; None on this machine, which has no queue."""
     notes: tuple[str, ...] = ()
     """What a reader of the plan should know, such as a flag that the site forbids and that is left out."""
 

@@ -33,12 +33,24 @@ class Cause:
     """Why an attempt ended otherwise than by success, in the script's own words."""
 
     kind: str
-    """`main`, `service`, `unready`, `lost`, `signal`, `setup`, `ports`; any other first word is kept as it is."""
+    """`main`, `service`, `unready`, `lost`, `limit`, `signal`, `setup`, `ports`; any other first word is kept."""
     replica: str = ""
     code: int | None = None
     host: str = ""
     detail: str = ""
     """The signal's name, or after `unready` the seconds waited."""
+
+
+@dataclass(frozen=True, slots=True)
+class Requeue:
+    """What an attempt said about a next one when it ended."""
+
+    again: bool
+    """Whether its job was queued again."""
+    reason: str
+    """`limit`, `preemption` or `node`."""
+    why: str = ""
+    """Why it was not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +110,8 @@ class AttemptFacts:
     cause: Cause | None = None
     replicas: Mapping[str, ReplicaFacts] | None = None
     """By `ROLE.INDEX`; None where they were not asked for."""
+    requeue: Requeue | None = None
+    """How it goes on, where that was a question."""
     ended_as: str = ""
     """Slurm's state, where the job's log holds Slurm's own word on its end; empty for an end of the script's own."""
 
@@ -167,6 +181,13 @@ def parse_cause(text: str) -> Cause | None:
     if kind == "setup":
         return Cause(kind, code=parse_code(rest[0]))
     return Cause(kind, detail=" ".join(words[1:]))
+
+
+def parse_requeue(text: str) -> Requeue | None:
+    """`again REASON` or `stop REASON WHY`, or None."""
+    word, _, rest = text.strip().partition(" ")
+    reason, _, why = rest.partition(" ")
+    return Requeue(word == "again", reason, why) if word in {"again", "stop"} and reason else None
 
 
 def parse_lives(text: str) -> tuple[Life, ...]:

@@ -29,7 +29,7 @@ from gangrun.record.events import (
 )
 from gangrun.record.facts import AttemptFacts
 from gangrun.record.rundir import RunDir
-from gangrun.record.state import PROOF, History, Progress, RunState, State, fold_history, history
+from gangrun.record.state import History, Progress, RunState, State, fold_history, history, over
 from gangrun.scheduler.model import Scheduler, Status
 
 SENDER_QUIET = 30.0
@@ -460,7 +460,7 @@ def _keep(one: _Run, state: RunState, facts: AttemptFacts | None, now: float) ->
         word = (facts.ended_as if facts else "") or _word(state)
         signs = [told.submitted, state.started, state.ended]
         quiet = now - max((sign for sign in signs if sign is not None), default=0.0)
-        if not (told.local or state.exit_code == 0 or state.cause in PROOF or quiet > RECORD_DECIDES):
+        if not (told.local or state.exit_code == 0 or over(facts) or quiet > RECORD_DECIDES):
             return
     new = Observed(
         told.job,

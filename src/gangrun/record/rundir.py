@@ -7,7 +7,7 @@
         spec.toml  script.sh  commit.txt  diff.patch  events.jsonl  job.log  node/  code -> ../../../.code/TREE
         attempts/latest -> 001
         attempts/001/logs/trainer.0.log  trainer.0.step.log
-        attempts/001/status/trainer.0.exit  .lives  .first  .step  .0.beat     run.start  run.exit  run.cause
+        attempts/001/status/trainer.0.exit  .lives  .first  .step  .0.beat   run.start  .exit  .cause  .requeue
         attempts/001/usage/0.jsonl
         items.jsonl  pool.json  throttle  items/NAME/  arrays/0/    (a sweep's; what is below is laid out as a run)
 
@@ -35,6 +35,7 @@ from gangrun.record.facts import (
     parse_end,
     parse_first,
     parse_lives,
+    parse_requeue,
     parse_start,
 )
 from gangrun.record.naming import item_id, stamp_key
@@ -342,7 +343,7 @@ class RunDir:
     def facts(self, number: int | None = None, *, replicas: bool = True) -> AttemptFacts | None:
         """What attempt `number` (the last by default) left behind; None if it has not begun.
 
-        `replicas=False` reads three files whatever the size of the job. Never raises for what the job wrote.
+        `replicas=False` reads four files whatever the size of the job. Never raises for what the job wrote.
         """
         if number is None:
             numbers = self.attempts()
@@ -354,6 +355,7 @@ class RunDir:
         begin, _ = _read(status + "/run.start")
         code, ended = _read(status + "/run.exit")
         cause, _ = _read(status + "/run.cause")
+        onward, _ = _read(status + "/run.requeue")
         started, job, hosts, port_base = parse_start(begin)
         known = _replicas(status) if replicas else None
         if not begin and not code and not known and not Path(folder).is_dir():
@@ -370,6 +372,7 @@ class RunDir:
             exit=code_value,
             ended=ended if code_value is not None else None,
             cause=reason,
+            requeue=parse_requeue(onward),
             ended_as=parse_end(_end_of(f"{self.dir}/job.log"), started) if unsure else "",
             replicas=known,
         )

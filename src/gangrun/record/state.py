@@ -51,6 +51,7 @@ class State:
     COMPLETED: Final = "COMPLETED"
     FAILED: Final = "FAILED"
     CANCELLED: Final = "CANCELLED"
+    TIMEOUT: Final = "TIMEOUT"
     OUT_OF_MEMORY: Final = "OUT_OF_MEMORY"
     NODE_FAIL: Final = "NODE_FAIL"
 
@@ -62,7 +63,7 @@ ENDED = FINAL_STATES | {State.REJECTED, State.UNREACHED, State.NEVER_SENT, State
 """States of a run that nothing goes on in."""
 _BLAMABLE = frozenset({State.FAILED, State.OUT_OF_MEMORY, State.NODE_FAIL, State.LOST})
 """Ends in which a replica that failed is the reason. In the others it was ended like the rest of the job."""
-PROOF = frozenset({"main", "service", "unready", "lost", "setup", "needs", "ports"})
+_PROOF = frozenset({"main", "service", "unready", "lost", "limit", "setup", "needs", "ports", "requeue"})
 """Causes after which the script has ended the job itself, so that the scheduler could not tell more."""
 _SIGNALLED = frozenset({128 + number for number in (1, 2, 9, 10, 12, 15)})
 
@@ -246,7 +247,7 @@ def fold_history(
     attempt = facts.number if facts else told.observed.attempt if told.observed else 0
     facts = _of_this_life(told, facts, status)
     fixed = _Fixed(run, told, attempt)
-    if status is not None and status.state == "COMPLETING" and _over(facts):
+    if status is not None and status.state == "COMPLETING" and over(facts):
         # Slurm tidies up, which lasts for minutes where a node is dead (SlurmdTimeout): the script itself has ended.
         status = None
     if status is not None and not status.final:
@@ -350,11 +351,11 @@ def _of_this_life(told: History, facts: AttemptFacts | None, status: Status | No
     return facts if facts.number >= life else None
 
 
-def _over(facts: AttemptFacts | None) -> bool:
+def over(facts: AttemptFacts | None) -> bool:
     """Whether the script has ended the job itself, so that the scheduler cannot tell more nor queue it again."""
-    if facts is None or facts.exit is None:
+    if facts is None or facts.exit is None or (facts.requeue is not None and facts.requeue.again):
         return False
-    return facts.exit == 0 or (facts.cause is not None and facts.cause.kind in PROOF)
+    return facts.exit == 0 or (facts.cause is not None and facts.cause.kind in _PROOF)
 
 
 def _code(status: Status) -> int | None:
@@ -387,6 +388,8 @@ def _ended(fixed: _Fixed, told: History, facts: AttemptFacts | None, end: _End, 
         state == State.LOST or (state == State.FAILED and (cause == "signal" or (not cause and code in _SIGNALLED)))
     ):
         state = State.CANCELLED
+    if state == State.FAILED and cause == "limit":
+        state = State.TIMEOUT  # the script ended it in time for a next attempt, which it then did not get
     failed = None
     if state in _BLAMABLE:
         failed = first_failure(facts) if facts else None

@@ -12,7 +12,7 @@ from jinja2.sandbox import SandboxedEnvironment
 
 import gangrun
 from gangrun.errors import Problem, SpecError
-from gangrun.plan.model import Addresses, Checkpoint, Code, Host, Part, Plan, Replica, Word
+from gangrun.plan.model import Addresses, Checkpoint, Code, Host, Part, Plan, Replica, Requeue, Word
 from gangrun.script.quote import bash, directive, known_text, literal
 
 _FOLDER = files("gangrun.script")
@@ -101,6 +101,8 @@ def _header(plan: Plan, run_name: str, run_dir: str) -> Iterator[str]:
     yield directive("job-name", run_name)
     for name, value in plan.allocation.flags:
         yield directive(name, value)
+    if plan.requeue and not named.keys() & {"requeue", "no-requeue"}:
+        yield directive("requeue", None)
     if "comment" not in named:
         yield directive("comment", run_name)
     if "output" not in named:
@@ -116,8 +118,14 @@ def in_pattern(path: str) -> str:
 
 
 def _setup(plan: Plan) -> Iterator[str]:
+    if plan.requeue:
+        yield f"requeue {' '.join(_requeue(plan.requeue))}"
     if plan.code:
         yield f"say {literal(f'code: {plan.code.words}; copied to {plan.code.copy}')}"
+    if plan.debug:
+        yield "export GANGRUN_DEBUG=yes"
+        yield "PS4='+ \\t '"
+        yield "set -x"
     yield f"cd -- {literal(plan.workdir)}"
     # Whole, as an indented or split here-document or quoted text would be another one.
     yield from (text.rstrip("\n") for text in plan.setup)
@@ -129,6 +137,8 @@ def _setup(plan: Plan) -> Iterator[str]:
     yield from (f"export {name}={bash(word)}" for name, word in plan.env)
     if plan.code:
         yield from _imports(plan.code)
+    if plan.debug:
+        yield "set +x"
 
 
 def _imports(code: Code) -> Iterator[str]:
@@ -141,6 +151,18 @@ def _imports(code: Code) -> Iterator[str]:
         # A program without Python needs none for this.
         missing = f"! type -P {bash(one.python)} >/dev/null"
         yield f'{missing} || {path}{bash(one.python)} "$RUN_DIR/node/copied.py" {places} {" ".join(named)}'
+
+
+def _requeue(wanted: Requeue) -> Iterator[str]:
+    """First of all, as an attempt that should not have begun is to end before it does anything."""
+    counts = {name: getattr(wanted, name) for name in ("limit", "preemption", "node", "before")}
+    yield from (f"{name}={value}" for name, value in counts.items() if value)
+    if wanted.signal:
+        yield f"signal={wanted.signal}"
+    if wanted.items:
+        yield "items=yes"
+    elif wanted.glob:
+        yield f"glob={literal(wanted.glob)}"
 
 
 def _load(checkpoint: Checkpoint) -> Iterator[str]:
@@ -185,7 +207,7 @@ def _body(plan: Plan) -> Iterator[str]:
     words: list[Word] = []
     for replica in plan.replicas:
         by_role.setdefault(replica.role, []).append(replica)
-        words += [*replica.argv, *replica.step_flags, *(word for _, word in replica.env)]
+        words += [*replica.argv, *replica.again, *replica.step_flags, *(word for _, word in replica.env)]
         words += [replica.ready.target] if replica.ready else []
     yield from _addresses(plan, words)  # here, as hosts change where a spare node takes the place of another
     waited: set[str] = set()
@@ -235,7 +257,17 @@ def _start(plan: Plan, replica: Replica) -> Iterator[str]:
     }
     given = [f"{name}={value}" for name, value in keys.items() if value]
     words = [replica.role, str(replica.index), replica.kind, *given, *map(bash, replica.step_flags)]
-    yield f"start {' '.join(words)} -- \\"
     environment = [bash(Word.of(f"{name}=", *word.parts)) for name, word in replica.env]
-    command = [*(["env", *environment] if environment else []), *map(bash, replica.argv)]
-    yield "  " + " ".join(command)
+
+    def lines(argv: Sequence[Word]) -> Iterator[str]:
+        yield f"start {' '.join(words)} -- \\"
+        yield "  " + " ".join([*(["env", *environment] if environment else []), *map(bash, argv)])
+
+    if not replica.again:
+        yield from lines(replica.argv)
+        return
+    yield "if [[ $RESUMED == true ]]; then"
+    yield from (f"  {line}" for line in lines(replica.again))
+    yield "else"
+    yield from (f"  {line}" for line in lines(replica.argv))
+    yield "fi"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
+import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from glob import glob
@@ -23,6 +24,10 @@ from gangrun.spec.toml import Key, Table
 _FILE_DIR = re.compile(r"(\{\{|\}\})|\{file\.dir\}")
 _PATHS = (("workdir",), ("template",), ("load", "path"))
 _CHOICES = ("launcher", "topology")
+RANDOM = "random"
+"""The seed that is drawn when the file is read."""
+_SEEDS = 1 << 31
+"""What every library takes for a seed is below that."""
 """Keys whose value may be a name, or a table with the name as `type` and options beside it."""
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -151,6 +156,8 @@ def experiment_of(
     found[()] = Source(str(file))
     _find_files(values, found)
     values = _settled(values, str(file.absolute().parent))
+    if values.get("seed") == RANDOM:
+        values = {**values, "seed": secrets.randbelow(_SEEDS)}
     spec = validated(Spec, values, found, str(file))
     seed = spec.seed if spec.seed is not None else tree.split(file.stem)[1]
     if seed is None and spec.step is None and (words := tree.seed_problem(file.stem)):

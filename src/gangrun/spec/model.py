@@ -340,6 +340,11 @@ ResultName = Annotated[str, AfterValidator(_result_name)]
 Count = Annotated[int, Field(ge=0, strict=True)]
 Positive = Annotated[int, Field(ge=1, strict=True)]
 Truth = Annotated[bool, Field(strict=True)]
+Seed = Annotated[
+    int,
+    Field(ge=0, strict=True),
+    WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 0}, {"const": "random"}]}),
+]
 
 
 class _Model(BaseModel):
@@ -459,6 +464,10 @@ class RoleKeys(_Model):
     """How often a replica that ends badly is started again while the others go on."""
     min_replicas: Positive | None = None
     """How many replicas the job cannot do without; without it all of them."""
+    resume_command: Command | None = None
+    """The command in an attempt that goes on from a checkpoint of the run's own, `{load}`."""
+    resume_flags: Command | None = None
+    """Words behind the command in such an attempt: `["--resume", "{load}"]`."""
 
 
 class Role(RoleKeys):
@@ -645,6 +654,24 @@ MonitorOf = Annotated[
 ]
 
 
+_SWITCH = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+
+
+def _switch(value: object) -> bool:
+    """Strict, as whoever writes `debug = "nothing"` means none."""
+    known = _SWITCH.get(str(value).lower()) if isinstance(value, (bool, int, str)) else None
+    if known is None:
+        raise ValueError(f"{value!r} is neither yes nor no: write true or false (yes, no, on, off, 1 and 0 do as well)")
+    return known
+
+
+Switch = Annotated[
+    bool,
+    BeforeValidator(_switch),
+    WithJsonSchema({"anyOf": [{"type": "boolean"}, {"enum": [0, 1, "yes", "no", "on", "off", "true", "false"]}]}),
+]
+
+
 def _pattern(text: str) -> str:
     if text.startswith("/") or ".." in text.split("/"):
         raise ValueError(f"{text!r} leads out of the directory: write a pattern such as 'checkpoints/model_*.pth'")
@@ -717,6 +744,32 @@ Entries = Annotated[
 Dotlists = dict[Annotated[str, AfterValidator(_variable)], Entries]
 
 
+class Requeue(_Model):
+    """When a job that did not end by itself is queued again, as the run's next attempt: `[requeue]`, or `true`."""
+
+    limit: Count = 10
+    """How often the run goes on after its time limit."""
+    preemption: Count = 100
+    """How often it goes on after a preemption."""
+    node: Count = 5
+    """How often it goes on after the loss of a node; the next attempts keep off that node."""
+    signal_before: Annotated[Duration, Field(ge=1)] = 120
+    """How long before the time limit the program is warned, by the file that `GANGRUN_WARNING` names."""
+    signal: Literal["USR1", "USR2", "INT", "HUP"] | None = None
+    """A signal by which the mains are warned, too."""
+
+
+def _requeued(value: object) -> object:
+    return ({} if value else None) if isinstance(value, bool) else value
+
+
+RequeueOf = Annotated[
+    Requeue | None,
+    BeforeValidator(_requeued),
+    WithJsonSchema({"anyOf": [{"type": "boolean"}, Requeue.model_json_schema()]}),
+]
+
+
 class Wandb(_Model):
     """The run's name for Weights & Biases: `[wandb]`. Set as environment variables, over which `[env]` wins."""
 
@@ -743,14 +796,17 @@ class Spec(RoleKeys):
     """Name of the experiment, by default the folder's."""
     step: str | None = None
     """Name of the step, by default the file's."""
-    seed: Count | None = None
-    """Seed of the run, `{seed}` in commands; by default the number that ends the file's name after `_`."""
+    seed: Seed | None = None
+    """Seed of the run, `{seed}` in commands; by default the number that ends the file's name after `_`. `"random"` is
+    a number that is drawn when the run is made, and stays the run's."""
     cluster: str | None = None
     """Profile of the cluster; by default the one that is found here, else `local`."""
     workdir: Text | None = None
     """Directory in which commands start, relative to the file that says it; by default the project's root."""
     template: Text | None = None
     """A script template of your own, relative to the file that says it."""
+    debug: Switch = False
+    """Whether the job tells more about itself: traced setup, stacks of crashes, NCCL's words, which rank runs where."""
     grace: Duration = 30
     """Seconds between asking a replica to stop and making it."""
     allocation: Allocation = Allocation()
@@ -781,6 +837,8 @@ class Spec(RoleKeys):
     """The checkpoint to begin with."""
     resume: Resume | None = None
     """The checkpoint of its own with which a later attempt goes on."""
+    requeue: RequeueOf = None
+    """When the job is queued again and goes on as the next attempt; `true` for the defaults."""
     roles: dict[Annotated[str, AfterValidator(_role_name)], Role] = {}
     """The roles by name."""
     parameters: Parameters = {}

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import textwrap
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import groupby
 from typing import Any
 
@@ -51,6 +51,7 @@ def as_data(plan: Plan, explained: Explained | None = None) -> dict[str, Any]:
         "setup": list(plan.setup),
         "workdir": plan.workdir,
         "unused": {"nodes": list(plan.unused_nodes), "gpus": _unused_gpus(plan)},
+        "requeue": asdict(plan.requeue) if plan.requeue else None,
         "notes": list(plan.notes),
     }
     if explained is not None:
@@ -75,6 +76,7 @@ def _replica_data(replica: Replica) -> dict[str, Any]:
         "ranks": replica.ranks,
         "ports": {name: port.offset for name, port in replica.ports},
         "argv": [shown(word) for word in replica.argv],
+        "again": [shown(word) for word in replica.again],
         "env": {name: shown(word) for name, word in replica.env},
         "after": list(replica.after),
         "ready": {"kind": ready.kind, "target": shown(ready.target), "within": ready.within} if ready else None,
@@ -170,6 +172,10 @@ def _header(plan: Plan, width: int) -> list[Text]:
     asked = [f"{name} {value}" for name, value in allocation.flags if name in named]
     if asked:
         lines += _wrapped(", ".join(asked), width, 0)
+    if plan.requeue:
+        budgets = {name: getattr(plan.requeue, name) for name in ("limit", "preemption", "node")}
+        words = ", ".join(f"{name} ({most} times)" for name, most in budgets.items() if most)
+        lines += _wrapped(f"goes on after {words or 'nothing'}", width, 0)
     lines += [
         line for words in (*_unused(plan), *plan.notes) for line in _wrapped(f"note: {words}", width, 2, "yellow")
     ]

@@ -33,6 +33,7 @@ def answer(run: RunDir, state: RunState, facts: AttemptFacts | None, needed: Seq
         lines += [f"it did not start, for it needs {other.run}, which is {other.state}" for other in needed]
         lines.append(f"way out: gangrun resume {needed[0].run}, then gangrun resume {state.run}")
         return lines
+    lines += _earlier(run, state)
     lines += _reasons(run, state, facts)
     if state.note:
         lines.append(f"note: {state.note}")
@@ -72,6 +73,22 @@ def _reasons(run: RunDir, state: RunState, facts: AttemptFacts | None) -> Iterat
         yield from (f"  | {line}" for line in tail)
 
 
+def _earlier(run: RunDir, state: RunState) -> Iterator[str]:
+    """Why there is more than one attempt, and why there is no further one."""
+    for number in run.attempts():
+        known = run.facts(number, replicas=False)
+        if known is None or known.requeue is None:
+            continue
+        reason = _REQUEUED.get(known.requeue.reason, known.requeue.reason)
+        if known.requeue.again:
+            yield f"attempt {number} ended with {reason}, and the job was queued again for the next one"
+        elif state.final:
+            yield f"it was not queued again after {reason}: {known.requeue.why}"
+
+
+_REQUEUED = {"limit": "the time limit", "preemption": "a preemption", "node": "the loss of a node"}
+
+
 def _given_up(replica: ReplicaFacts) -> bool:
     return bool(replica.lives) and replica.lives[-1].given_up
 
@@ -102,6 +119,10 @@ def _cause(facts: AttemptFacts | None) -> Iterator[str]:
         yield f"the job was sent SIG{cause.detail}: by scancel, the time limit, preemption or a person"
     elif cause.kind == "setup":
         yield f"the setup lines ended with exit code {cause.code}, so nothing was started"
+    elif cause.kind == "limit":
+        yield "its time was nearly over, and it was ended in time for a next attempt"
+    elif cause.kind == "requeue":
+        yield "Slurm had queued it again, and it ended at once"
     elif cause.kind == "needs":
         yield f"a run that it needs ended with exit code {cause.detail}, so nothing was started"
     elif cause.kind == "ports":

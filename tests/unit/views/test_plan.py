@@ -301,6 +301,7 @@ def test_the_plan_as_data(resolved: Resolved) -> None:
         "ranks": False,
         "ports": {"http": 1},
         "argv": ["vllm", "serve", "some model"],
+        "again": [],
         "env": {},
         "after": [],
         "ready": {"kind": "http", "target": "http://${HOSTS[0]}:${PORTS[1]}/health", "within": 300},

@@ -12,7 +12,8 @@ declare -A SPARE     # by role: how many of its replicas the job can still go on
 declare -A GIVEN_UP  # of these
 declare -A LOST      # hosts that are
 SPARE_NODES=() ONLY='' # nodes that nobody uses; the one replica that `roles` is to start again
-CAUSE='' SIGNAL='' RELAY='' PHASE='' FORCED='' PORT_BASE=''
+CAUSE='' SIGNAL='' RELAY='' PHASE='' FORCED='' UNSWEPT='' PORT_BASE=''
+REQUEUE=() GOES_ON=''  # what `requeue` was given; whether the time limit is so near that a main may end for it
 
 say() { printf 'gangrun: %s\n' "$*" >&2; }
 
@@ -192,7 +193,7 @@ live() {
     ((restarts-- > 0)) && [[ -z $lost && ($code != 0 || $kind == service) ]] || return 0
     ((code != 126 && code != 127)) || return 0 # a command that is not there will not be there the next time
     ((code != 143 && code != 137)) || sleep 0.5 # if it was a signal to all of the job, ours may come a little later
-    still_wanted && [[ -z $stopping ]] || return 0
+    still_wanted && [[ -z $stopping && ! -e $STATUS/run.warning ]] || return 0
     say "$name ended with $code and is started again"
     rm -f -- "$STATUS/$name.first"
   done
@@ -207,6 +208,7 @@ look() {
     for name in "${NAMES[@]}"; do [[ ${KIND[$name]} != "$kind" ]] || bury "$name"; done
   done
   listen
+  watch_clock
 }
 
 # Acts on the word that signals have left.
@@ -234,7 +236,19 @@ settle() {
     esac
   done <"$STATUS/$1.lives"
   PROCESS[$1]=''
+  ((code == 0)) || swept "$1" || UNSWEPT=yes
   record "$1.exit" "$code"
+}
+
+# Whether the first task of each of its nodes has come to its end: one that was killed has swept after nobody.
+swept() {
+  local host node=0 word
+  for host in ${NODES[$1]}; do
+    word=''
+    { read -r word _ <"$STATUS/$1.$node.beat"; } 2>/dev/null # it may not be there
+    [[ $word == exit ]] || return 1
+    ((++node))
+  done
 }
 
 # If all is over with this replica, draws the consequence of its kind.
@@ -252,6 +266,7 @@ bury() {
     move "$name" || give_up "$name" || end "lost $lost $name" 1
     return 0
   fi
+  [[ -z $GOES_ON || $kind != main ]] || end limit "$code"
   give_up "$name" || end "$kind $name $code" "$((code ? code : 1))"
 }
 
@@ -291,9 +306,11 @@ finish() {
   set +eu
   [[ $PHASE != setup || -n $CAUSE ]] || { CAUSE="setup $code" && code=$((code ? code : 1)); }
   [[ -z $CAUSE ]] || { say "$CAUSE" && record run.cause "$CAUSE"; }
+  [[ $CAUSE != signal* ]] || queue_again # first of all, as Slurm leaves little time
   stop main
   stop service sidecar
-  [[ -z $FORCED ]] || sweep_everywhere
+  [[ -z $FORCED$UNSWEPT ]] || sweep_everywhere
+  [[ $CAUSE != limit && $CAUSE != lost* ]] || queue_again
   record run.exit "$code"
   exit "$code"
 }
@@ -361,6 +378,8 @@ task() {
       export GANGRUN_REPLICA="$name" GANGRUN_RANK="$rank" GANGRUN_LOCAL_RANK="$local_rank" \
         GANGRUN_WORLD_SIZE="$world" GANGRUN_NODE_RANK="$node_rank" GANGRUN_TASK="$token"
       [[ -z $stopped ]] || exit 143
+      [[ -z ${GANGRUN_DEBUG:-} || $name == _* ]] ||
+        echo "gangrun: $name rank $rank of $world (local rank $local_rank) on ${SLURMD_NODENAME:-$HOSTNAME}, GPUs ${CUDA_VISIBLE_DEVICES:-none}, CPUs ${share:-any}, pid $BASHPID"
       [[ -z $parts ]] || has "$parts" || exit 125
       exec -- "$@"
     )
@@ -390,10 +409,12 @@ has() {
 
 # Writes down the time every few seconds until its input ends: a pipe that only `task` holds, so it cannot outlive it.
 beat() {
-  trap '' HUP INT TERM USR1 USR2
+  local ticks=0 asked=''
+  trap '' HUP INT USR1 USR2
+  trap 'asked=${asked:-$SECONDS}' TERM
   while
-    printf '%(%s)T\n' -1 >"$1"
-    read -rt "$BEAT_EVERY"
+    ((ticks++ % BEAT_EVERY)) || printf '%(%s)T\n' -1 >"$1"
+    read -rt 1
     (($? > 128)) # the time was up
   do still_wanted; done
 }

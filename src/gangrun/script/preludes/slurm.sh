@@ -2,13 +2,14 @@
 # Under Slurm: a replica is a step, started by srun.
 declare -A SEEN SEEN_AT
 NEXT_LOOK=0 GPUS_ARE_HELD=''
+LIMIT=0 NEXT_CLOCK=0 # when the job's time is over and when that is looked at again, as `SECONDS`; 0 for never
 
 # allocation NODES: sets HOSTS, JOB, PORT_SEED, and writes what the nodes run in each task.
 allocation() {
   JOB=$SLURM_JOB_ID PORT_SEED=$SLURM_JOB_ID
   mapfile -t HOSTS < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
   # A file and not a word after `bash -c`, which whoever looks at `ps` or `sacct` would have to read through.
-  { declare -f enter task has beat sweep still_wanted && echo "enter \"\$@\""; } >"$ATTEMPT_DIR/task.sh"
+  { declare -f enter task has beat sweep still_wanted && echo "KILL_WAIT=$(kill_wait) enter \"\$@\""; } >"$ATTEMPT_DIR/task.sh"
   # Before 21.08 steps that overlap share CPUs but no GPUs: there each has to ask for the number that it needs.
   [[ -z ${SLURM_JOB_GPUS:-} || $(scontrol --version) != *' 20.'* ]] || GPUS_ARE_HELD=yes
   # srun takes these for its own flags. Some it refuses beside ours (26.05: --gpus-per-node with --gres), others it
@@ -16,6 +17,39 @@ allocation() {
   unset "${!SLURM_GPU@}" "${!SLURM_MEM_@}" "${!SLURM_CPU_BIND@}" "${!SLURM_CPUS_PER@}" "${!SLURM_NTASKS@}" \
     "${!SLURM_TRES_PER@}" "${!SRUN_@}" SLURM_GRES SLURM_GRES_FLAGS SLURM_NPROCS SLURM_DISTRIBUTION SLURM_HOSTFILE \
     SLURM_HINT SLURM_THREADS_PER_CORE SLURM_EXPORT_ENV SLURM_EXACT SLURM_EXCLUSIVE SLURM_STEP_ID SLURM_STEPID
+}
+
+# requeue KEY=VALUE...: has the run go on as its next attempt, see node/requeue.py. `before` seconds before the time
+# limit the program is warned by a file, and if there is a `signal` by that, too.
+requeue() {
+  REQUEUE=("$@")
+  export GANGRUN_WARNING=$STATUS/run.warning
+  of_requeue begin || end requeue 1
+  if LIMIT=$(of_requeue left); then ((LIMIT += SECONDS)); else LIMIT=0; fi
+}
+
+of_requeue() { python3 "$RUN_DIR/node/requeue.py" "$1" "$RUN_DIR" "$ATTEMPT" "$RUN_NAME" "${REQUEUE[@]}"; }
+
+queue_again() { ((${#REQUEUE[@]} == 0)) || of_requeue end; }
+
+# Warns the program when its time is nearly over, and then ends the attempt while there is time to end it well.
+watch_clock() {
+  local before=0 signal='' limit=0 key left
+  ((LIMIT && SECONDS >= NEXT_CLOCK)) || return 0
+  for key in "${REQUEUE[@]}"; do [[ $key != @(before|signal|limit)=* ]] || local "$key"; done
+  if ((LIMIT - SECONDS <= before)); then
+    left=$(of_requeue left) && LIMIT=$((SECONDS + left)) # which may have been changed meanwhile
+  fi
+  NEXT_CLOCK=$((LIMIT - before))
+  ((SECONDS >= NEXT_CLOCK)) || return 0
+  if [[ ! -e $GANGRUN_WARNING ]]; then
+    say "$((LIMIT - SECONDS)) s are left"
+    record run.warning "$((LIMIT - SECONDS))"
+    RELAY=$signal
+  fi
+  ((limit)) || { LIMIT=0 && return 0; }
+  GOES_ON=yes NEXT_CLOCK=$((LIMIT - 2 * GRACE - 15))
+  ((SECONDS < NEXT_CLOCK)) || end limit 143
 }
 
 # on 'HOST...' FUNCTION [ARGUMENT...]: runs one of ours there beside all else, for 10 s at most.
@@ -67,8 +101,24 @@ enter() {
   task "$@"
 }
 
-# Slurm itself ends what a dead script leaves.
-still_wanted() { :; }
+# Slurm itself ends what a dead script leaves. But once it has signalled a job it begins no step in it that could sweep,
+# and where it does not track processes by cgroups it misses those that have left their session: so each node sweeps for
+# itself, right before Slurm kills.
+still_wanted() {
+  local cause=''
+  [[ -n ${asked:-} ]] && ((SECONDS - asked >= KILL_WAIT - 3)) || return 0
+  { read -r cause <"$status/run.cause"; } 2>/dev/null # it may not be there
+  [[ $cause != signal* ]] || sweep "$token"
+}
+
+# The seconds between Slurm's TERM and its KILL.
+kill_wait() {
+  local line
+  while read -r line; do
+    [[ $line != KillWait* ]] || { read -r _ _ line _ <<<"$line" && break; }
+  done < <(scontrol show config)
+  echo "${line:-30}"
+}
 
 # Whether the first task of every node has written its `exit`, which may take a moment to arrive through NFS.
 ended_everywhere() {
