@@ -544,3 +544,14 @@ def test_help_imports_nothing_heavy(project: Project) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = done.stdout.splitlines()[-1]
     assert not [name for name in ("pydantic", "jinja2", "rich", "argparse") if f"'{name}'" in loaded]
+
+
+def test_a_ctrl_c_that_is_ignored_stays_ignored(project: Project) -> None:
+    """As for a command in the background of a script."""
+    project.write("experiments/x/run.toml", sh("until [[ -e go ]]; do sleep 0.1; done"))
+    started = project.spawn("sh", "-c", 'trap "" INT; exec gangrun run experiments/x/run.toml')
+    wait_for(lambda: [run["state"] for run in project.runs()] == ["RUNNING"])
+    os.kill(started.process.pid, signal.SIGINT)
+    project.write("go", "")
+    done = started.done()
+    assert (done.code, "stopping" in done.err) == (0, False), done.err

@@ -154,7 +154,10 @@ def _passing_on(
         if again:
             killing()
 
-    before = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    # What is ignored, as in the background of a script or under nohup, stays so: bash cannot trap it, and 5.2 turns in
+    # circles when it waits and gets one nevertheless.
+    caught = [n for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) != signal.SIG_IGN]
+    before = {number: signal.signal(number, forward) for number in caught}
     try:
         yield
     finally:
