@@ -257,7 +257,7 @@ def test_retries_a_timeout_and_a_driver_that_is_killed(project: Project, lab: La
     assert [span.why for span in fold.items[2].spans if span.ended] == ["timeout"] * 3
     assert len(fold.opened) == 2
     assert "the driver ended with 137, and is begun again" in project.ok("logs", name).out
-    assert not left(lab, run)
+    assert wait_for(lambda: not left(lab, run))
 
 
 def _driver(path: RunDir) -> int:
@@ -320,7 +320,7 @@ def test_two_pools_of_one_user_on_the_same_nodes(project: Project, lab: Lab) -> 
             assert span.node in {"node1", "node3"}
         for index in range(8):
             assert f"{run['dir']}/items/i{index}" in project.ok("logs", name, "--item", f"i{index}").out
-        assert not left(lab, run)
+        assert wait_for(lambda run=run: not left(lab, run))
 
 
 # ---- what takes its time
@@ -341,7 +341,7 @@ def test_a_node_that_is_lost(project: Project, lab: Lab, slow: dict[str, str]) -
     ways = [[(span.node, span.why) for span in history.spans] for history in fold.items.values()]
     assert ways.count([(DOOMED, "lost"), ("node3", "")]) == 2, "what ran there is run again"
     assert ways.count([("node3", "")]) == 4
-    assert not left(lab, run)
+    assert wait_for(lambda: not left(lab, run))
 
 
 def test_a_node_that_is_cut_off_for_half_a_minute(project: Project, slow: dict[str, str]) -> None:
