@@ -18,15 +18,15 @@ demo: .venv/.demo
 
 ## make test     everything: checks, unit and local tests, the real Slurm (Debian or Ubuntu, as root)
 test: check slurm
-	pytest -n 2 -m "not slurm and not torch"
+	pytest -n 2 -m "not slurm and not torch" --ignore=tests/golden
 	pytest -m "slurm or torch"
 	@$(MAKE) --no-print-directory pythons
 
 ## make quick    unit tests and golden scripts, under 45 s
 quick: .venv/.test
-	pytest -q -n 2 -m "not slurm and not torch" tests/unit tests/golden
+	pytest -q -n 2 -m "not slurm and not torch" -k "not golden_script_is_clean" tests/unit tests/golden
 
-## make check    ruff, mypy, import-linter, shellcheck
+## make check    ruff, mypy, import-linter, shellcheck, golden scripts
 check: .venv/.test
 	ruff check src tests examples benchmarks
 	ruff format --check src tests examples benchmarks
@@ -34,7 +34,7 @@ check: .venv/.test
 	lint-imports
 	shellcheck --shell=bash src/gangrun/script/preludes/*.sh .ci/run scripts/*.sh
 	shellcheck --shell=bash --exclude=SC1091 src/gangrun/recipes/bash_files/*.sh
-	pytest -q -m "not slurm" tests/golden
+	pytest -q -n 2 -m "not slurm" tests/golden
 
 ## make bless    write the golden scripts anew, to be read in the diff
 bless: .venv/.test
