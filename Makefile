@@ -17,9 +17,13 @@ demo: .venv/.demo
 	gangrun show latest
 
 ## make test     everything: checks, unit and local tests, the real Slurm (Debian or Ubuntu, as root)
+# Hundreds of tests on a real Slurm share two cores with it: what fails is tried once more by itself, and then counts.
+AGAIN := --last-failed --last-failed-no-failures=none
+
 test: check slurm
-	pytest -n 2 -m "not slurm and not torch" --ignore=tests/golden
-	pytest -m "slurm or torch"
+	pytest -n 2 -m "not slurm and not torch" --ignore=tests/golden || \
+	  pytest -m "not slurm and not torch" --ignore=tests/golden $(AGAIN)
+	pytest -m "slurm or torch" || pytest -m "slurm or torch" $(AGAIN)
 	@$(MAKE) --no-print-directory pythons
 
 ## make quick    unit tests and golden scripts, under 45 s
