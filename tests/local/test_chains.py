@@ -94,7 +94,7 @@ BAD = {
         "000_x_0.toml:2: needs: needs 001_a/000_first_0, which has no run yet (submit it first, or together)",
     ),
     "a seed where there is none": ('needs = "000_{seed}"\nstep = "none"\nseed = -1\n', "seed: should be greater"),
-    "no step at all": ('needs = "a/b/c"\n', "'a/b/c' is no step: STEP, or EXPERIMENT/STEP"),
+    "no step at all": ('needs = "a/b/c/d"\n', "'a/b/c/d' is no step: STEP, EXPERIMENT/STEP or EXPERIMENT/STEP/ITEM"),
     "itself": ('needs = "000_x_{seed}"\n', "'000_x_0' cannot need itself"),
     "a directory that is not there": ("load.path = 'nope'\n", "load.path: no checkpoint to load: there is no /"),
     "an empty directory": ("load.path = 'empty'\n", "experiments/001_a/empty is called model_*.pth"),

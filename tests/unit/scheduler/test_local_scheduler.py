@@ -132,8 +132,6 @@ def test_what_cannot_start_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_the_foreground(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     monkeypatch.setenv("GANGRUN_RUN_NAME", "other")
-    # These tests may be in the background of a script, where SIGINT is ignored, and bash cannot trap what is.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     text = "trap 'kill $!; exit 42' INT; sleep 60 & echo $SLURM_JOB_ID ${GANGRUN_RUN_NAME-none}; echo err >&2; wait $!"
     with foreground(script(tmp_path, text).script, subprocess.PIPE) as running:
         assert running.stdout
