@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-# Tests in the background of a script have it ignored, and so would all that they start.
-signal.signal(signal.SIGINT, signal.default_int_handler)
-
 sys.path.insert(0, str(Path(__file__).parent / "fakes"))
 
 from fake_slurm import FakeSlurm, Installed, install
+
+# Tests in the background of a script have it ignored, and so would all that they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
