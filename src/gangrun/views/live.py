@@ -208,7 +208,7 @@ def _screen(
             nonlocal drawn
             for line in merged.lines(final=final):
                 console.print(Text.from_ansi(paint(line)))
-            if final or time.monotonic() - drawn > 0.5:
+            if (final and counted) or time.monotonic() - drawn > 0.5:
                 drawn = time.monotonic()
                 rows = _rows(run, run.facts(), console.width) if counted is None else _progress(counted())
                 live.update(rows, refresh=True)
