@@ -28,7 +28,7 @@ test: check slurm
 
 ## make quick    unit tests and golden scripts, under 45 s
 quick: .venv/.test
-	pytest -q -n 2 -m "not slurm and not torch" -k "not golden_script_is_clean" tests/unit tests/golden
+	pytest -q -n 2 -m "not slow and not slurm and not torch" -k "not golden_script_is_clean" tests/unit tests/golden
 
 ## make check    ruff, mypy, import-linter, shellcheck, golden scripts
 check: .venv/.test

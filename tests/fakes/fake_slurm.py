@@ -91,6 +91,12 @@ class FakeSlurm:
 
     # What they are made of.
 
+    def hang(self) -> int:
+        """As a command of a Slurm that does not answer: until the caller ends it, a minute at the most."""
+        signal.alarm(60)
+        signal.pause()
+        return 1
+
     def accept(self, argv: list[str]) -> Job:
         """Takes a job in."""
         script = next(word for word in reversed(argv) if not word.startswith("-"))
@@ -235,7 +241,7 @@ class DownSlowly(Down):
 
     def main(self, program: str, argv: list[str]) -> int:
         if argv != ["ping"]:
-            time.sleep(60)
+            self.hang()
         return super().main(program, argv)
 
 
@@ -257,10 +263,6 @@ class SilentAccept(FakeSlurm):
     def sbatch(self, argv: list[str]) -> int:
         self.accept(argv)
         return self.hang()
-
-    def hang(self) -> int:
-        time.sleep(60)
-        return 0
 
 
 class SilentAcceptThenDown(SilentAccept):
@@ -350,7 +352,7 @@ class QueueFull(FakeSlurm):
         print(
             "sbatch: error: Slurm temporarily unable to accept job, sleeping and retrying", file=sys.stderr, flush=True
         )
-        time.sleep(self.seconds)
+        time.sleep(self.seconds)  # as the real sbatch does between its tries
         return super().sbatch(argv)
 
 
@@ -381,15 +383,11 @@ class NoArrays(SmallArrays):
     largest = 0
 
 
-class HangsWithTheThird(SmallArrays):
+class HangsWithTheThird(SmallArrays, SilentAccept):
     """The third job is taken in, and sbatch does not say so."""
 
     def sbatch(self, argv: list[str]) -> int:
-        if self.again("sbatch") < 2:
-            return super().sbatch(argv)
-        self.accept(argv)
-        time.sleep(60)
-        return 0
+        return FakeSlurm.sbatch(self, argv) if self.again("sbatch") < 2 else super().sbatch(argv)
 
 
 class Slow(FakeSlurm):
@@ -413,10 +411,8 @@ class Hanging(FakeSlurm):
     """squeue never answers, and has a child that holds its streams open."""
 
     def squeue(self, argv: list[str]) -> int:
-        if os.fork() == 0:
-            time.sleep(60)
-        time.sleep(60)
-        return 0
+        os.fork()
+        return self.hang()  # both
 
 
 class NotYours(FakeSlurm):

@@ -76,11 +76,18 @@ command = ["bash", "-c", '''
 where="of $MASTER_ADDR at $LOCAL_RANK on $SLURMD_NODENAME in $(cat /etc/image)"
 echo "$RANK/$WORLD_SIZE $where, gpus $CUDA_VISIBLE_DEVICES, $A $B, $PWD"
 echo here > {run.dir}/rank.$RANK
-[ "$RANK" != 3 ] || exit 7
+# Rank 3 ends the job when everybody has spoken.
+while [ "$RANK" = 3 ]; do
+  [ "$(ls {run.dir} | grep -c "^rank[.]\\|^watched[.]")" != 6 ] || exit 7
+  sleep 0.1
+done
 sleep 60''']
 [roles.watch]
 kind = "sidecar"
-command = ["bash", "-c", "echo $SLURMD_NODENAME sees $(cat /srv/file) and gpus=$CUDA_VISIBLE_DEVICES.; sleep 60"]
+command = ["bash", "-c", '''
+echo $SLURMD_NODENAME sees $(cat /srv/file) and gpus=$CUDA_VISIBLE_DEVICES.
+echo here > {run.dir}/watched.$SLURMD_NODENAME
+sleep 60''']
 """
 
 

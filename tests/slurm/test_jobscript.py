@@ -37,7 +37,7 @@ def test_a_script_runs_as_it_is_and_is_recorded(project: Project, lab: Lab) -> N
     assert sent.out.startswith("old_train_")
     wait_for(lambda: project.run().get("hosts"), 60)
     # Beside steps that hold all CPUs there is room for the monitor, and for a look.
-    wait_for(lambda: len(project.ok("gpus", "--json").data["nodes"]) == 2, 30)
+    wait_for(lambda: [len(node["gpus"]) for node in project.ok("gpus", "--json").data["nodes"]] == [2, 2], 30)
     told = wait_for(lambda: project.gangrun("exec", "--", "printenv", "SLURM_JOB_NAME").out)
     assert told == "old-name\n"
     project.write("go", "")

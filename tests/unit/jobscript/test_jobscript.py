@@ -58,6 +58,7 @@ def test_what_cannot_be_sent(tmp_path: Path, text: str, told: str) -> None:
     assert told in str(error.value)
 
 
+@pytest.mark.slow
 def test_the_script_around_it(tmp_path: Path) -> None:
     head = ("#SBATCH --output=out-%x.txt", "#SBATCH -J old")
     text = written(head, "it's old", ("/bin/bash", "-e"), "exp_step_1", "/tmp/a b/%")

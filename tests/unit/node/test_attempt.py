@@ -44,6 +44,7 @@ def tried(item: Path, text: str, **rules: Any) -> tuple[int, str]:
     return code, told.read_text().strip() if told.exists() else ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "code", "words"),
     [
@@ -64,6 +65,7 @@ def test_a_rule_on_the_result_decides(text: str, code: int, words: str, tmp_path
     assert tried(tmp_path, text, verdict=RULE) == (code, words)
 
 
+@pytest.mark.slow
 def test_the_result_of_an_earlier_attempt_does_not_count(tmp_path: Path) -> None:
     assert tried(tmp_path, GOOD, verdict=RULE) == (0, "")
     assert tried(tmp_path, "exit 0", verdict=RULE) == (1, "result.json is an earlier attempt's")
@@ -85,6 +87,7 @@ def test_without_a_verdict_the_exit_code_counts(tmp_path: Path) -> None:
     assert tried(tmp_path, "kill -SEGV $$", hang={"silent": 60, "watch": ["main.0"]}) == (139, "")
 
 
+@pytest.mark.slow
 def test_one_that_hangs_is_ended(tmp_path: Path) -> None:
     began = time.monotonic()
     talk = "while :; do echo talk; sleep 0.2; done & "

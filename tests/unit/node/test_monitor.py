@@ -313,6 +313,7 @@ def wait_for(what: Callable[[], object]) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 def test_it_ends_at_once_and_leaves_nothing(nvidia_smi: Callable[[str], Gpus], tmp_path: Path) -> None:
     nvidia_smi(f"echo '{HEAD}'; while :; do echo '{ROW.format(0)}'; sleep 0.2; done")
     process = start(tmp_path, "every=1", "gpus=1", "mem=2G")
@@ -332,6 +333,7 @@ def test_it_ends_at_once_and_leaves_nothing(nvidia_smi: Callable[[str], Gpus], t
     wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in (tmp_path / "pids").read_text().split()))
 
 
+@pytest.mark.slow
 def test_one_that_is_killed_takes_nvidia_smi_along(nvidia_smi: Callable[[str], Gpus], tmp_path: Path) -> None:
     nvidia_smi(f"echo '{HEAD}'; while :; do sleep 0.2; done")
     process = start(tmp_path, "every=1", "gpus=1")

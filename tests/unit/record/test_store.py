@@ -256,6 +256,7 @@ def test_processes_that_create_at_once_get_names_of_their_own(store: Store) -> N
     assert all(run.script.read_text() == script(run) for run in runs)
 
 
+@pytest.mark.slow
 def test_a_killed_creator_leaves_whole_runs_or_none(store: Store) -> None:
     program = (
         "import sys\n"

@@ -47,6 +47,7 @@ def test_a_child_that_holds_the_streams_open_hides_no_exit_code() -> None:
     assert answer.code == 3
 
 
+@pytest.mark.slow
 def test_a_line_on_stderr_may_give_more_time() -> None:
     script = "echo wait >&2; sleep 1; echo done"
     assert run(["bash", "-c", script], env=ENV, timeout=0.4).code is None
@@ -72,6 +73,7 @@ def test_a_machine_outside_the_cluster_is_said(fake_slurm: Callable[..., Install
         run(["squeue"], env=os.environ, timeout=10)
 
 
+@pytest.mark.slow
 def test_a_fork_in_the_program_does_not_outlive_it(fake_slurm: Callable[..., Installed]) -> None:
     fake_slurm(Hanging)
     began = time.monotonic()

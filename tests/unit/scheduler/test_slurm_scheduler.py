@@ -111,6 +111,7 @@ def test_outside_the_cluster(fake_slurm: Start, submission: Submission) -> None:
 # Nobody answers.
 
 
+@pytest.mark.slow
 def test_a_controller_that_is_down_is_waited_for_and_said(fake_slurm: Start, submission: Submission) -> None:
     fake = fake_slurm(fakes.Down)
     said: list[str] = []
@@ -126,6 +127,7 @@ def test_a_controller_that_is_down_is_waited_for_and_said(fake_slurm: Start, sub
     assert 2 <= len(fake.calls()) <= 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [fakes.DownAtFirst, fakes.DownBetween])
 def test_a_controller_that_comes_back(fake_slurm: Start, submission: Submission, kind: type[FakeSlurm]) -> None:
     fake = fake_slurm(kind)
@@ -135,6 +137,7 @@ def test_a_controller_that_comes_back(fake_slurm: Start, submission: Submission,
     assert said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kind", [fakes.SilentAccept, fakes.TimedOut, fakes.ZeroBytes, fakes.Killed, fakes.SilentAcceptThenDown]
 )
@@ -148,6 +151,7 @@ def test_a_job_taken_in_without_an_answer_is_found_and_never_sent_twice(
     assert any("looking whether" in words for words in said)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [fakes.Deaf, fakes.TimedOutUnheard])
 def test_a_job_that_never_arrived_is_sent_again(
     fake_slurm: Start, submission: Submission, kind: type[FakeSlurm]
@@ -162,6 +166,7 @@ def test_a_job_that_never_arrived_is_sent_again(
     assert "sbatch" not in programs[again + 1 :]
 
 
+@pytest.mark.slow
 def test_of_two_that_came_in_late_one_is_cancelled(fake_slurm: Start, submission: Submission) -> None:
     fake = fake_slurm(fakes.TimedOutLate)
     said: list[str] = []
@@ -170,12 +175,14 @@ def test_of_two_that_came_in_late_one_is_cancelled(fake_slurm: Start, submission
     assert any("taken in twice" in words for words in said)
 
 
+@pytest.mark.slow
 def test_a_refusal_because_the_first_came_in_late(fake_slurm: Start, submission: Submission) -> None:
     fake = fake_slurm(fakes.TimedOutThenRefused)
     job = Slurm(patience=20, settle=0.2).submit(submission)
     assert [each["id"] for each in fake.jobs()] == [job]
 
 
+@pytest.mark.slow
 def test_an_ended_namesake_is_not_taken_for_the_new_job(fake_slurm: Start, submission: Submission) -> None:
     fake = fake_slurm(fakes.TimedOutUnheard)
     (fake.folder / "count.sbatch").write_text("x")
@@ -188,6 +195,7 @@ def test_an_ended_namesake_is_not_taken_for_the_new_job(fake_slurm: Start, submi
     assert len(fake.jobs()) == 2
 
 
+@pytest.mark.slow
 def test_when_it_stays_unknown_the_user_is_told_to_look(
     fake_slurm: Start, submission: Submission, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -198,6 +206,7 @@ def test_when_it_stays_unknown_the_user_is_told_to_look(
     assert fake.jobs() == []
 
 
+@pytest.mark.slow
 def test_a_command_that_takes_longer_than_a_ping_is_waited_for(fake_slurm: Start) -> None:
     fake = fake_slurm(fakes.SlowQueue)
     assert Slurm().status(["1", "2"]) == {}
@@ -210,6 +219,7 @@ def test_a_slow_cluster_is_no_trouble(fake_slurm: Start, submission: Submission)
     assert slurm.status([slurm.submit(submission)])
 
 
+@pytest.mark.slow
 def test_a_full_queue_is_waited_for_and_said(fake_slurm: Start, submission: Submission) -> None:
     fake = fake_slurm(fakes.QueueFull)
     said: list[str] = []
@@ -220,6 +230,7 @@ def test_a_full_queue_is_waited_for_and_said(fake_slurm: Start, submission: Subm
     assert "queue is full" in said[0]
 
 
+@pytest.mark.slow
 def test_a_queue_that_stays_full(fake_slurm: Start, submission: Submission) -> None:
     fake = fake_slurm(fakes.QueueFullForEver)
     began = time.monotonic()
@@ -342,6 +353,7 @@ def test_reading_from_a_controller_that_is_down(fake_slurm: Start) -> None:
         assert "controller does not answer" in caught.value.why
 
 
+@pytest.mark.slow
 def test_reading_does_not_wait_for_a_controller_that_a_ping_finds_down(fake_slurm: Start) -> None:
     fake_slurm(fakes.DownSlowly)
     for action in (lambda: Slurm().status(["1"]), lambda: Slurm().cancel(["1"])):

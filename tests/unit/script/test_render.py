@@ -343,6 +343,7 @@ def shellcheck(*files: Path) -> str:
     return run.stdout + run.stderr
 
 
+@pytest.mark.slow
 def test_shellcheck_finds_nothing_in_any_shape(resolved: Resolved, tmp_path: Path) -> None:
     """The prelude, which is the same in all and takes half a second, is checked in one of them for each scheduler."""
     files = []
