@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -149,7 +150,8 @@ def _passing_on(
         if len(received) == 1:
             stopping()
         again = received.count(signal.SIGINT) > 1
-        print("gangrun: killing" if again else "gangrun: stopping, Ctrl-C again kills", file=sys.stderr, flush=True)
+        # Not by print, which refuses when the second one comes while the first is being written.
+        os.write(2, b"gangrun: killing\n" if again else b"gangrun: stopping, Ctrl-C again kills\n")
         process.send_signal(signal.SIGKILL if again else number)
         if again:
             killing()

@@ -86,7 +86,7 @@ ports_free() {
 
 # step [FLAGS...] -- COMMAND...: one life of a replica, as `start` describes it, until all of it has ended.
 step() {
-  local node_rank=-1 local_rank rank=0 world=$((${#nodes[@]} * tasks)) groups=() words='' signal deadline='' node beat ended worst=0
+  local node_rank=-1 local_rank rank=0 world=$((${#nodes[@]} * tasks)) groups=() children=() words='' signal deadline='' node beat ended worst=0
   shift "$((flags + 1))" # they are for srun
   set -m
   trap "stopping=yes words+=' TERM'" TERM
@@ -99,10 +99,11 @@ step() {
     CUDA_VISIBLE_DEVICES=${CUDA_VISIBLE_DEVICES%,}
     for ((local_rank = 0; local_rank < tasks; local_rank++, rank++)); do
       task "$name" "$gpus" "$share" "$threads" "$address" "$master" "$parts" "$@" >>"$LOGS/$name.log" 2>&1 &
-      groups+=("-$!")
+      children+=("$!") groups+=("-$!")
     done
   done
-  while kill -0 -- "${groups[@]}" 2>/dev/null; do
+  # Not the groups, in which an orphan stays as a zombie while the first process of a container collects none.
+  while kill -0 "${children[@]}" 2>/dev/null; do
     for signal in $words; do
       words=''
       if [[ $signal == HUP ]]; then # from `force`; the programs first, so that `task` can write down their end
