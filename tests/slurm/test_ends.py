@@ -25,11 +25,7 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Ended]
         yield measure(bench, [name for name in WAYS if name not in LONG], at_once=5)
 
 
-GAP = pytest.mark.xfail(reason="with the lab's KillWait of 5 s the node's own sweep comes too late for its daemons")
-SHORT = [pytest.param(name, marks=GAP if name == "cancel, ignores TERM" else ()) for name in WAYS if name not in LONG]
-
-
-@pytest.mark.parametrize("way", SHORT)
+@pytest.mark.parametrize("way", [name for name in WAYS if name not in LONG])
 def test_nothing_is_left(ended: dict[str, Ended], way: str) -> None:
     assert not ended[way].left
     assert ended[way].states.keys() <= {"COMPLETED"} if way == "finish" else "COMPLETED" not in ended[way].states
