@@ -217,8 +217,8 @@ def _used(life: Life, run: RunDir, span: Span) -> Life:
     spec = _spec(run)
     asked = max((node.asked_gpus for node in nodes), default=_asked_gpus(spec))
     gpus = sum(node.asked_gpus for node in nodes) + asked * max(life.hosts - len(nodes), 0)
-    went_on = "resume" in spec and life.number < max(run.attempts())
-    return replace(life, gpus=gpus, kept=life.kept or went_on, nodes=nodes)
+    went_on = ("resume" in spec or spec.get("requeue")) and life.number < max(run.attempts())
+    return replace(life, gpus=gpus, kept=life.kept or bool(went_on), nodes=nodes)
 
 
 def _spec(run: RunDir) -> Mapping[str, Any]:
