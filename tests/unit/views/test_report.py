@@ -69,7 +69,9 @@ def test_hours_are_held_computed_and_wasted(tmp_path: Path) -> None:
     assert found.unwatched == pytest.approx(0)
 
 
-@pytest.mark.parametrize(("resume", "wasted"), [("", 2.5), ("[resume]\n", 0.5), ("requeue = true\n", 0.5), ("requeue = false\n", 2.5)])
+@pytest.mark.parametrize(
+    ("resume", "wasted"), [("", 2.5), ("[resume]\n", 0.5), ("requeue = true\n", 0.5), ("requeue = false\n", 2.5)]
+)
 def test_what_failed_is_in_vain_unless_the_next_attempt_went_on_from_it(
     tmp_path: Path, resume: str, wasted: float
 ) -> None:
