@@ -4,7 +4,8 @@
     python benchmarks/ends.py 20 limit    so many, and only those that end so
 
 Every job has a service, and a worker on each of two hosts that has forked a daemon into a session of its own. When all
-jobs of a wave have ended, whatever is in the process tables of the hosts besides Slurm itself counts as left.
+jobs of a wave have ended, whatever is in the process tables of the hosts besides Slurm itself counts as left, and so do
+ports of gangrun's range that somebody still listens on and half-written files in the records.
 """
 
 from __future__ import annotations
@@ -104,6 +105,17 @@ class Bench:
                     continue
                 run = next((word[17:].decode() for word in words if word.startswith(b"GANGRUN_RUN_NAME=")), "")
                 found.setdefault(run, []).append(f"{host}: {command}")
+        return found
+
+    def open_ports(self) -> list[str]:
+        """Ports in the range that scripts choose from on which somebody listens: state 0A in the table of a host."""
+        found = []
+        for host in (node.name for node in self.lab.status().nodes if node.power):
+            argv = [*self.lab.enter(host), "cat", "/proc/net/tcp"]
+            table = subprocess.run(argv, capture_output=True, text=True, check=True).stdout
+            rows = [line.split() for line in table.splitlines()[1:]]
+            ports = [int(row[1].rpartition(":")[2], 16) for row in rows if row[3] == "0A"]
+            found += [f"{host}: port {port}" for port in ports if 10_000 <= port < 32_000]
         return found
 
     def kill(self, run: dict[str, Any], *words: str) -> None:
@@ -222,12 +234,13 @@ def wave(bench: Bench, names: Sequence[str]) -> dict[str, Ended]:
     with suppress(TimeoutError):
         until(lambda: not bench.left(), 60)
     seconds, left = time.monotonic() - ended, bench.left()
-    listed, strange = bench.list(), left.get("", [])
+    listed, strange = bench.list(), [*left.get("", []), *bench.open_ports()]
     for name, sent in runs:
         one = found.setdefault(name, Ended())
         one.states[listed[sent["run"]]["state"]] += 1
         one.seconds = max(one.seconds, seconds)
-        one.left += [*left.get(sent["run"], []), *strange]
+        drafts = [path.name for path in Path(sent["dir"]).rglob("*.new")]
+        one.left += [*left.get(sent["run"], []), *drafts, *strange]
     for host in _dark(bench):
         bench.lab.start(host)
         until(lambda: all(node.slurm == "idle" for node in bench.lab.status().nodes))
