@@ -91,7 +91,7 @@ class Bench:
     def show(self, run: str) -> dict[str, Any]:
         return dict(json.loads(self.call("gangrun", "show", run, "--json")))
 
-    def list(self) -> dict[str, dict[str, Any]]:
+    def runs(self) -> dict[str, dict[str, Any]]:
         return {run["run"]: run for run in json.loads(self.call("gangrun", "ls", "--json"))}
 
     def left(self) -> dict[str, list[str]]:
@@ -229,12 +229,12 @@ def wave(bench: Bench, names: Sequence[str]) -> dict[str, Ended]:
         if act := WAYS[name].act:
             act(bench, bench.show(sent["run"]))
     alive = {"PENDING", "RUNNING", "COMPLETING", "SUBMITTING"}
-    until(lambda: not any(bench.list()[run]["state"] in alive for run in ids))
+    until(lambda: not any(bench.runs()[run]["state"] in alive for run in ids))
     ended = time.monotonic()
     with suppress(TimeoutError):
         until(lambda: not bench.left(), 60)
     seconds, left = time.monotonic() - ended, bench.left()
-    listed, strange = bench.list(), [*left.get("", []), *bench.open_ports()]
+    listed, strange = bench.runs(), [*left.get("", []), *bench.open_ports()]
     for name, sent in runs:
         one = found.setdefault(name, Ended())
         one.states[listed[sent["run"]]["state"]] += 1

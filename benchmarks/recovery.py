@@ -22,9 +22,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from gangrun.lab import Lab
 
+T = TypeVar("T")
 REPOSITORY = Path(__file__).parents[1]
 GROUPS, VICTIM = 4, 2
 TRAIN = ["train.py", "--steps", "100000", "--batch", "4", "--out"]
@@ -77,7 +79,7 @@ class Bench:
         self.idle()
 
     def idle(self) -> None:
-        until(lambda: all(node.state == "idle" for node in self.lab.status().nodes))
+        until(lambda: all(node.slurm == "idle" for node in self.lab.status().nodes))
 
     def by_hand(self) -> float:
         """The same groups from a script as one writes it; seconds as of `begin`."""
@@ -88,7 +90,7 @@ class Bench:
         first = until(lambda: min((entry["time"] for entry in self.entries(0, out)), default=0.0))
         subprocess.run(["scancel", done.stdout.strip()], env=env, check=True)
         self.idle()
-        return float(first) - float((out / "began").read_text())
+        return first - float((out / "began").read_text())
 
     @property
     def status(self) -> Path:
@@ -136,7 +138,8 @@ class Bench:
         return next(part.partition(b"=")[2].decode() for part in environment if part.startswith(b"SLURMD_NODENAME="))
 
 
-def until(what: Callable[[], object], limit: float = 240) -> object:
+def until(what: Callable[[], T], limit: float = 240) -> T:
+    """What this gives as soon as it is something."""
     deadline = time.monotonic() + limit
     while not (found := what()):
         if time.monotonic() > deadline:
@@ -157,8 +160,8 @@ def died(bench: Bench, when: float) -> tuple[float, float, int]:
         ]
         return max(times) if all(times) else 0.0
 
-    again = float(until(lambda: first(others, whole=False)))
-    back = float(until(lambda: next((e["time"] for e in bench.entries(VICTIM) if e["time"] > again), 0.0)))
+    again = until(lambda: first(others, whole=False))
+    back = until(lambda: next((e["time"] for e in bench.entries(VICTIM) if e["time"] > again), 0.0))
     without = [e for e in bench.entries(0) if when < e["time"] < back and e["groups"] < GROUPS]
     return again - when, back - when, len(without)
 
@@ -168,7 +171,7 @@ def lighthouse(bench: Bench) -> tuple[float, float, int]:
     lives = [(bench.status / f"main.{group}.lives").read_text() for group in range(GROUPS)]
     when = bench.kill("lighthouse.0")
     # What was agreed upon before may still be written down in the first half second.
-    again = float(until(lambda: min((e["time"] for e in bench.entries(0) if e["time"] > when + 0.5), default=0.0)))
+    again = until(lambda: min((e["time"] for e in bench.entries(0) if e["time"] > when + 0.5), default=0.0))
     until(lambda: [e for e in bench.entries(0) if e["time"] > when + 0.5 and e["groups"] == GROUPS])
     assert lives == [(bench.status / f"main.{group}.lives").read_text() for group in range(GROUPS)]
     return again - when, again - when, 0
