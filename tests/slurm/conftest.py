@@ -19,7 +19,7 @@ def lab() -> Iterator[Lab]:
     yield from a_lab("t", nodes=4, gpus=8)
 
 
-def a_lab(letter: str, nodes: int, gpus: int) -> Iterator[Lab]:
+def a_lab(letter: str, nodes: int, gpus: int, min_job_age: int = 300) -> Iterator[Lab]:
     """A lab for as long as a fixture lives, named after this process, for two sessions may run side by side."""
     if os.geteuid() != 0:
         pytest.skip("a lab needs root")
@@ -31,7 +31,7 @@ def a_lab(letter: str, nodes: int, gpus: int) -> Iterator[Lab]:
             Lab(f"{letter}{pid}").down()
     lab = Lab(f"{letter}{os.getpid()}")
     try:
-        lab.up(nodes=nodes, gpus=gpus)
+        lab.up(nodes=nodes, gpus=gpus, min_job_age=min_job_age)
         yield lab
     finally:
         lab.down()
