@@ -328,11 +328,11 @@ def _notes(experiment: Experiment, items: tuple[Item, ...]) -> Iterator[str]:
     spec = experiment.spec
     if spec.pool is not None and spec.pool.call is not None:
         return
-    used = repr([experiment.values.get("roles"), experiment.values.get("env"), spec.pool])
+    used = repr([value for key, value in experiment.values.items() if key not in ("sweep", "parameters")])
     by = {name for lookup in (spec.sweep.lookup.values() if spec.sweep else ()) for name in lookup.by}
-    overrides = repr([item.keys for item in items]) if any(item.keys for item in items) else ""
+    used += repr([item.keys for item in items if item.keys])
     for name in items[0].parameters:
-        if name not in by and f"{{{name}" not in used and f"{{{name}" not in overrides:
+        if name not in by and f"{{{name}}}" not in used and f"{{{name}." not in used:
             yield f"nothing refers to {{{name}}}, so it changes nothing"
 
 
