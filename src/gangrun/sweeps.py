@@ -16,7 +16,7 @@ from gangrun.errors import SpecError
 from gangrun.plan import model as plan
 from gangrun.plan import refs
 from gangrun.plan.compose import facts_of, placed
-from gangrun.plan.fill import filled
+from gangrun.plan.fill import filled, has_values
 from gangrun.plan.model import Word
 from gangrun.plan.refs import Scope, UnknownReferenceError, word
 from gangrun.pool import roles as pool_roles
@@ -122,9 +122,9 @@ def plan_sweep(experiment: Experiment, cluster: Cluster) -> SweepPlan:
     planned = tuple(_planned(experiment, cluster, items, _in_pool if asked == "pool" else _alone))
     most = sweep.max_parallel
     if asked == "pool":
-        job: plan.Plan | None = _pool_job(experiment, cluster, pool)
+        job: plan.Plan | None = _pool_job(experiment, cluster, items, pool)
     elif mode == "pool":
-        job = _pool_job(experiment, cluster, Pool(), Allocation())
+        job = _pool_job(experiment, cluster, items, Pool(), Allocation())
         most = most or 1  # each may use all that this machine has
     else:
         job = None
@@ -290,7 +290,9 @@ def _share(experiment: Experiment, pool: Pool, whole: Allocation) -> tuple[float
     return gpus, max(int(whole.cpus * gpus / whole.gpus), 1) if gpus else 1
 
 
-def _pool_job(experiment: Experiment, cluster: Cluster, pool: Pool, machine: Allocation | None = None) -> plan.Plan:
+def _pool_job(
+    experiment: Experiment, cluster: Cluster, items: tuple[Item, ...], pool: Pool, machine: Allocation | None = None
+) -> plan.Plan:
     """The job that holds the allocation, or takes what this machine has, and in which the driver is the main."""
     whole = effective_allocation(experiment, cluster)[0] if machine is None else machine
     # Items enter their container one by one; the driver is outside, where srun is.
@@ -303,10 +305,22 @@ def _pool_job(experiment: Experiment, cluster: Cluster, pool: Pool, machine: All
     update["allocation"] = asked
     outside = replace(experiment, spec=experiment.spec.model_copy(update=update))
     bare = replace(cluster, profile=cluster.profile.model_copy(update={"container": None}))
-    job = resolve(outside, bare)
-    programs = (*job.programs, *pool_roles.PROGRAMS)
-    goes_on = replace(job.requeue, before=0, items=True) if job.requeue else None
-    return replace(job, programs=programs, setup=(*job.setup, *pool_roles.SETUP), requeue=goes_on)
+    job = resolve(outside, bare, {name: plan.Value(name) for name in _known_to_items(items)})
+    return replace(
+        job,
+        programs=(*job.programs, *pool_roles.PROGRAMS),
+        setup=(*job.setup, *pool_roles.SETUP),
+        env=tuple((name, text) for name, text in job.env if not has_values(text)),
+        variables=tuple((name, value) for name, value in job.variables if not has_values(value)),
+        requeue=replace(job.requeue, before=0, items=True) if job.requeue else None,
+    )
+
+
+def _known_to_items(items: tuple[Item, ...]) -> Iterator[str]:
+    """References that mean something in each item and nothing in the job around them."""
+    yield from ("load", "resumed")
+    for name in dict.fromkeys(name for item in items for name in item.parameters):
+        yield from (name, f"{name}.name", f"{name}.stem")
 
 
 def _without_limit(experiment: Experiment) -> Requeue | None:

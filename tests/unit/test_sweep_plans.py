@@ -109,6 +109,31 @@ n = {{ from = 1, to = 10, step = 1 }}
     return lambda: plan_sweep(experiment, SITE)
 
 
+@pytest.mark.parametrize(("pool", "cluster"), [("[pool]", SITE), ("", Cluster("local", Profile(scheduler="local")))])
+def test_the_job_around_the_items_has_what_refers_to_none_of_them(write: Write, pool: str, cluster: Cluster) -> None:
+    text = f"""\
+command = ["true"]
+env = {{ KEPT = "{{x}}", OWN = "{{lr}} {{data.stem}}", SEED = "{{seed}}" }}
+dotlist = {{ KEPT_LIST = {{ a = "{{x}}" }}, OWN_LIST = {{ a = "{{lr}}", b = "{{load}}" }} }}
+variables = {{ own = "{{lr}}", kept = "{{x}}" }}
+load = {{ path = "model.pth" }}
+wandb = {{ notes = "{{lr}}" }}
+parameters = {{ x = 1 }}
+{pool}
+[sweep]
+lr = [1, 2]
+data = ["a.csv"]
+seeds = "0"
+"""
+    sweep = plan_sweep(load(write(text)), cluster)
+    assert sweep.job is not None
+    assert [name for name, _ in sweep.job.env if not name.startswith("WANDB_")] == ["KEPT", "KEPT_LIST"]
+    assert [name for name, _ in sweep.job.variables] == ["kept"]
+    assert "WANDB_NOTES" not in dict(sweep.job.env)
+    item = dict(sweep.items[1].plan.env)
+    assert [item[name].parts for name in ("KEPT", "OWN", "SEED", "WANDB_NOTES")] == [("1",), ("2 a",), ("0",), ("2",)]
+
+
 def test_a_parameter_that_nothing_refers_to_is_told_and_no_other(write: Write) -> None:
     text = """\
 command = ["true"]

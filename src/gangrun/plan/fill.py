@@ -8,6 +8,12 @@ from dataclasses import replace
 from gangrun.plan.model import Option, Part, Plan, Ready, Replica, Value, Word
 
 
+def has_values(text: object) -> bool:
+    """Whether a word waits for values of an item."""
+    parts = text.parts if isinstance(text, (Word, Option)) else ()
+    return any(type(part) is Value or has_values(part) for part in parts)
+
+
 def filled(plan: Plan, values: Mapping[str, str], seed: int | None) -> Plan:
     """The plan with these values in the place of each `Value`."""
 
