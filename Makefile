@@ -23,7 +23,7 @@ AGAIN := --last-failed --last-failed-no-failures=none
 test: check slurm
 	pytest -n 2 -m "not slurm and not torch" --ignore=tests/golden || \
 	  pytest -m "not slurm and not torch" --ignore=tests/golden $(AGAIN)
-	pytest -m "slurm or torch" || pytest -m "slurm or torch" $(AGAIN)
+	pytest -n 2 --dist loadfile -m "slurm or torch" || pytest -m "slurm or torch" $(AGAIN)
 	@$(MAKE) --no-print-directory pythons
 
 ## make quick    unit tests and golden scripts, under 45 s
