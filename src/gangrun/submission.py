@@ -20,7 +20,7 @@ import tomli_w
 import gangrun
 from gangrun import node
 from gangrun.errors import InputError, RecordError, Rejected, SchedulerError, UsageError
-from gangrun.jobscript.read import JobScript
+from gangrun.jobscript.read import JobScript, asked_for
 from gangrun.node import checkpoint
 from gangrun.plan.model import Plan, Word
 from gangrun.project import OUTPUTS
@@ -209,9 +209,8 @@ def keeping_off(run: RunDir, hosts: Sequence[str]) -> tuple[str, ...]:
     """What sbatch is told to keep a run off these hosts as well as off those that its script excludes."""
     if not hosts:
         return ()
-    lines = run.script.read_text(encoding="utf-8", errors="replace").splitlines()
-    said = [line.partition("=")[2] for line in lines if line.startswith("#SBATCH --exclude=")]
-    return (f"--exclude={','.join([*said, *hosts])}",)
+    said = asked_for(run.script, "--exclude", "-x")
+    return (f"--exclude={','.join([*([said] if said else []), *hosts])}",)
 
 
 def require_checkpoint(run: RunDir, state: RunState) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,7 +63,7 @@ def read(name: str, flags: Sequence[str] = ()) -> JobScript:
     interpreter = tuple(first[2:].split(maxsplit=1)) if first.startswith("#!") else ()
     if not interpreter:
         raise UsageError(f"{name}:1: a batch script begins with #! and what runs it", way_out="#!/usr/bin/env bash")
-    head = tuple(_head(text))
+    head = tuple(_head(text.splitlines()))
     for number, line in enumerate(text.splitlines(), 1):
         if re.match(r"#SBATCH\s+(hetjob|packjob)\b", line):
             raise UsageError(f"{name}:{number}: gangrun has no jobs of several components", way_out="sbatch sends it")
@@ -74,16 +74,26 @@ def read(name: str, flags: Sequence[str] = ()) -> JobScript:
     return JobScript(path.absolute(), text, interpreter, head)
 
 
-def _head(text: str) -> Iterator[str]:
+def asked_for(script: Path, *names: str) -> str:
+    """What a batch script asks for by a flag of these names, such as `--time` and `-t`; empty where it does not.
+
+    Raises OSError.
+    """
+    with script.open(encoding="utf-8", errors="replace") as lines:
+        found = [value for flag, value in words_for_sbatch(_head(lines)) if flag in names]
+    return found[-1] if found else ""
+
+
+def _head(lines: Iterable[str]) -> Iterator[str]:
     """sbatch reads up to the first command."""
-    for line in text.splitlines():
+    for line in lines:
         if line.strip() and not line.startswith("#"):
             return
         if line.startswith("#SBATCH"):
             yield line
 
 
-def words_for_sbatch(head: Sequence[str]) -> Iterator[tuple[str, str]]:
+def words_for_sbatch(head: Iterable[str]) -> Iterator[tuple[str, str]]:
     """Flags with their values; a flag without one has an empty text."""
     for line in head:
         try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -10,6 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from gangrun.errors import InputError
+from gangrun.jobscript.read import asked_for
 from gangrun.record import usage
 from gangrun.record.facts import AttemptFacts, is_own
 from gangrun.record.item_states import ItemState
@@ -238,12 +238,6 @@ def _asked_gpus(spec: Mapping[str, Any]) -> int:
 def _asked_time(run: RunDir) -> float | None:
     """Seconds, from the head of the script that was sent: profiles have a default, too."""
     try:
-        with run.script.open(encoding="utf-8", errors="replace") as script:
-            for line in script:
-                if found := re.match(r"#SBATCH (?:--time=|-t ?)(\S+)", line):
-                    return seconds(found[1])
-                if not line.startswith("#"):
-                    return None
-    except (OSError, ValueError):
-        pass
-    return None
+        return seconds(asked_for(run.script, "--time", "-t"))
+    except OSError:
+        return None
