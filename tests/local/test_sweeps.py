@@ -6,8 +6,9 @@ import os
 import pty
 import re
 import signal
+from pathlib import Path
 
-from tests.gangrun_cli import Project
+from tests.gangrun_cli import Project, wait_for
 
 FILE = "experiments/sweep/naps.toml"
 NAPS = """\
@@ -80,3 +81,17 @@ def test_a_file_in_python_is_planned_and_run(project: Project) -> None:
         assert f"{file}:4: experiments: ZeroDivisionError: division by zero" in done.err + done.out
         assert "Traceback" not in done.err
     assert len(project.runs()) == 1
+
+
+def test_one_run_that_cannot_be_ended_leaves_the_others_alone(project: Project) -> None:
+    project.write(FILE, NAPS.replace("[1, 1.5, 2.2, 3]", "[600, 601]"))
+    project.write("experiments/alone/nap.toml", 'command = ["sleep", "600"]\n')
+    for file in ("experiments/alone/nap.toml", FILE):
+        project.ok("submit", file)
+    refused = project.gangrun("cancel", "alone/nap", "sweep/naps/nap=600")
+    assert (refused.code, "is an item of a pool, and cannot be ended alone" in refused.err) == (2, True)
+    assert refused.out == ""
+    for run in project.runs():
+        assert "CancelRequested" not in (Path(run["dir"]) / "events.jsonl").read_text()
+    project.ok("cancel", "alone/nap", "sweep/naps")
+    wait_for(lambda: {run["state"] for run in project.runs()} == {"CANCELLED"})

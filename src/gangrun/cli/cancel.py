@@ -14,21 +14,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Notes the wish, then asks each cluster once."""
+    """Looks at all of them first, so that one that cannot be ended leaves nothing half done; then notes the wish, and
+    asks each cluster once."""
     from gangrun import submission
 
     store, project = inputs.store_here(), inputs.project_here()
     found = list(dict.fromkeys(store.find(name) for name in args.runs))
-    by_cluster: dict[str, list[str]] = {}
-    for run, state in zip(found, inputs.states(found, project), strict=True):
-        jobs = inputs.jobs_of(run, state, project)
-        if state.final or not jobs:
-            print(f"{state.run}: nothing to cancel, it is {state.state}")
-            continue
-        if run.is_item and (sweep := run.sweep) and sweep.pool_file.exists():
+    states = dict(zip(found, inputs.states(found, project), strict=True))
+    for run, state in states.items():
+        if not state.final and run.is_item and (sweep := run.sweep) and sweep.pool_file.exists():
             way_out = f"gangrun cancel {sweep.run_id} ends the pool"
             raise UsageError(f"{state.run} is an item of a pool, and cannot be ended alone", way_out=way_out)
-        submission.note_cancel(run, state.job)
+    by_cluster: dict[str, list[str]] = {}
+    for run, state in states.items():
+        owned = [] if state.final else inputs.jobs_of(run, state, project)
+        if not owned:
+            print(f"{state.run}: nothing to cancel, it is {state.state}")
+            continue
+        for owner, job in {run: state.job, **dict(owned)}.items():
+            submission.note_cancel(owner, job)
+        # Of an array the array itself, as its tasks by name would fill a command line.
+        jobs = list(dict.fromkeys(job if owner == run else job.partition("_")[0] for owner, job in owned))
         by_cluster.setdefault(state.scheduler, []).extend(jobs)
         print(f"{state.run}: cancelling " + (f"job {jobs[0]}" if len(jobs) == 1 else f"{len(jobs)} jobs"))
     scheduler_of = inputs.schedulers(project)

@@ -123,23 +123,16 @@ def items(run: RunDir, state: RunState, project: Path) -> list[ItemState]:
     return item_states(run, state, schedulers(project))
 
 
-def jobs_of(run: RunDir, state: RunState, project: Path) -> list[str]:
-    """The jobs that a run still has: of a sweep those of its items, on each of which the wish to end is noted, too."""
-    from gangrun import submission
+def jobs_of(run: RunDir, state: RunState, project: Path) -> list[tuple[RunDir, str]]:
+    """The jobs that a run still has, each with the run that it is recorded with: of a sweep those are its items."""
     from gangrun.record import pools
     from gangrun.record.ledger import SPREAD
 
-    if state.mode == "pool":
-        further = pools.continued(run)
-        return [job for job in dict.fromkeys((further, state.job)) if job]
-    if state.mode not in SPREAD:
-        return [state.job] if state.job else []
-    jobs = []
-    for one in items(run, state, project):
-        if not one.final and one.job:
-            submission.note_cancel(run.item(one.name), one.job)
-            jobs.append(one.job.partition("_")[0])
-    return list(dict.fromkeys(jobs))
+    if state.mode in SPREAD:
+        alive = (one for one in items(run, state, project) if not one.final and one.job)
+        return [(run.item(one.name), one.job) for one in alive]
+    jobs = [pools.continued(run), state.job] if state.mode == "pool" else [state.job]
+    return [(run, job) for job in dict.fromkeys(jobs) if job]
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
