@@ -111,6 +111,24 @@ def test_a_full_queue_is_waited_for_and_said(project: Project, fake_slurm: Fake)
     assert {one["state"] for one in project.run()["items"]} == {"PENDING"}
 
 
+@pytest.mark.parametrize("mode", ["jobs", "array", "pool"])
+def test_zero_is_no_limit(project: Project, fake_slurm: Fake, mode: str) -> None:
+    fake = fake_slurm()
+    submit(project, mode)
+    for word in ("0", "two"):
+        for more in ([], ["--nodes"], ["--attempts"]):
+            done = project.gangrun("throttle", "latest", word, *more)
+            assert (done.code, f"{word!r} is no limit" in done.err) == (2, True)
+            assert "`any` for no limit; gangrun cancel RUN ends" in done.err
+    folder = Path(project.run()["dir"])
+    assert not (folder / "throttle").exists()
+    assert not [call for call in fake.calls("scontrol") if call["argv"][0] == "update"]
+    assert "as many items at once as there is room for" in project.ok("throttle", "latest", "any").out
+    assert (folder / "throttle").read_text() == "0 0 0\n"
+    done = project.gangrun("submit", FILE, "--set", "sweep.max_parallel=0")
+    assert (done.code, "max_parallel" in done.err) == (2, True)
+
+
 @pytest.mark.parametrize("mode", ["jobs", "array"])
 def test_a_sender_that_is_killed_leaves_nothing_in_doubt(project: Project, fake_slurm: Fake, mode: str) -> None:
     """The third job is taken in, and its sender dies before it has heard so."""

@@ -15,7 +15,7 @@ from gangrun.errors import UsageError
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """RUN N, --nodes, --attempts."""
     parser.add_argument("run", metavar="RUN", help="a sweep: run id, its beginning, experiment/step, path, or latest")
-    parser.add_argument("most", metavar="N", type=inputs.count, help="how many at once at the most; 0 for any number")
+    parser.add_argument("most", metavar="N", help="how many at once at the most, from 1; any: as there is room for")
     of = parser.add_mutually_exclusive_group()
     of.add_argument("--nodes", action="store_true", help="N is how many nodes they may hold, as max_nodes")
     of.add_argument("--attempts", action="store_true", help="N is how often each is tried, as campaign.attempts")
@@ -26,6 +26,9 @@ def run(args: argparse.Namespace) -> int:
     from gangrun import throttling
     from gangrun.spec import toml
 
+    most = _most(args.most)
+    if args.attempts and not most:
+        raise UsageError("an item has a number of attempts", way_out="the file's campaign.attempts is how it began")
     found = inputs.store_here().find(args.run)
     project = inputs.project_here()
     state = inputs.states([found], project)[0]
@@ -36,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     if args.attempts and "campaign" not in toml.read(found.spec)[0]:
         raise UsageError(f"{state.run} is no campaign, whose items have attempts")
-    limits = throttling.change(found, args.most, "attempts" if args.attempts else "nodes" if args.nodes else "items")
+    limits = throttling.change(found, most, "attempts" if args.attempts else "nodes" if args.nodes else "items")
     if state.mode == "pool":
         print(f"{state.run}: {throttling.words(limits)}, which its driver reads within seconds")
         return 0
@@ -46,3 +49,13 @@ def run(args: argparse.Namespace) -> int:
         print(f"{state.run}: Slurm did not change one of them: {words}")
     print(f"{state.run}: {throttling.words(limits)}")
     return 1 if said else 0
+
+
+def _most(text: str) -> int:
+    """The limit, 0 for none. Raises UsageError, for 0 too, which may mean none or no limit."""
+    if text == "any":
+        return 0
+    if not text.isdecimal() or not int(text):
+        way_out = "a number from 1, or `any` for no limit; gangrun cancel RUN ends the sweep"
+        raise UsageError(f"{text!r} is no limit: with none at once nothing would go on", way_out=way_out)
+    return int(text)
