@@ -24,11 +24,11 @@ from gangrun.spec.toml import Key, Table
 _FILE_DIR = re.compile(r"(\{\{|\}\})|\{file\.dir\}")
 _PATHS = (("workdir",), ("template",), ("load", "path"))
 _CHOICES = ("launcher", "topology")
+"""Keys whose value may be a name, or a table with the name as `type` and options beside it."""
 RANDOM = "random"
 """The seed that is drawn when the file is read."""
 _SEEDS = 1 << 31
 """What every library takes for a seed is below that."""
-"""Keys whose value may be a name, or a table with the name as `type` and options beside it."""
 Model = TypeVar("Model", bound=BaseModel)
 
 

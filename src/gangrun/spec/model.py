@@ -38,6 +38,8 @@ _FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 _TAKEN = frozenset({"count", "file", "index", "run", "self"})
 """First words of references that mean something else."""
 _OWNED = re.compile(r"(?:SLURM|SBATCH|SRUN|GANGRUN)_|CUDA_VISIBLE_DEVICES$")
+MOST_ITEMS = 100_000
+"""Of one sweep. More is a grid, or a loop, that was not meant."""
 RECORD = (
     "attempts", "commit.txt", "diff.patch", "events.jsonl", "items", "items.jsonl", "job.log", "latest", "node",
     "rl.sh", "run", "script.sh", "sft.sh", "slurm", "spec.toml",
@@ -191,7 +193,10 @@ def _seed_list(value: object) -> object:
         first, dash, last = part.strip().partition("-")
         if not first.isdecimal() or (dash and not last.isdecimal()) or (dash and int(last) < int(first)):
             raise ValueError(f"{value!r} is no list of seeds: write '0-4' or '0,2,5'")
-        seeds += range(int(first), int(last if dash else first) + 1)
+        more = range(int(first), int(last if dash else first) + 1)
+        if len(seeds) + more.stop - more.start > MOST_ITEMS:
+            raise ValueError(f"{value!r} makes more than {MOST_ITEMS} items")
+        seeds += more
     return seeds
 
 

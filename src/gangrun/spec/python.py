@@ -20,15 +20,13 @@ from types import FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 from gangrun.errors import GangrunError, Problem, SpecError
+from gangrun.spec.model import MOST_ITEMS, Spec
 from gangrun.spec.toml import Key, Table
 
 if TYPE_CHECKING:
     from gangrun.spec.load import Experiment
-    from gangrun.spec.model import Spec
 
 SUFFIX = ".py"
-MOST = 100_000
-"""Experiments of one file. More is a loop that was not meant."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,8 +126,8 @@ def _yielded(file: Path, overrides: Sequence[str]) -> Iterator[Variant]:
             for number, one in enumerate(made, 1):
                 if not isinstance(one, Variant):
                     raise _not_a_variant(one, "yields", file, _paused(made) or _first_line(function))
-                if number > MOST:
-                    raise SpecError([Problem("experiments", f"yields more than {MOST}", str(file), one.line)])
+                if number > MOST_ITEMS:
+                    raise SpecError([Problem("experiments", f"yields more than {MOST_ITEMS}", str(file), one.line)])
                 yield one
         finally:
             _reading.reset(token)

@@ -6,6 +6,7 @@ Pure: the files that `glob` means were found when the experiment was loaded.
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,11 +16,9 @@ from typing import Any
 
 from gangrun.errors import Problem, SpecError
 from gangrun.spec.load import Experiment, dotted, nearest
-from gangrun.spec.model import RoleKeys, Spec, Sweep, Value, parameter_name, text
+from gangrun.spec.model import MOST_ITEMS, RoleKeys, Spec, Sweep, Value, parameter_name, text
 from gangrun.spec.toml import Key, Table
 
-MOST = 100_000
-"""Items of one sweep. More is a grid that was not meant."""
 LONGEST = 80
 """Characters of an item's name, which is a directory."""
 _LONGEST_VALUE = 32
@@ -90,9 +89,9 @@ class _Expansion:
         total = 1
         for axis in axes:
             total *= len(axis)
-        if total > MOST:
+        if total > MOST_ITEMS:
             sizes = " × ".join(str(len(axis)) for axis in axes)
-            self._wrong((), f"makes {total} items ({sizes}), more than {MOST}", "leave values out")
+            self._wrong((), f"makes {total} items ({sizes}), more than {MOST_ITEMS}", "leave values out")
             self._stop()
         combined = [self._joined(parts) for parts in itertools.product(*axes)] if axes else []
         self._excluded_names()
@@ -185,14 +184,15 @@ class _Expansion:
         wrong = [key for key in written if key not in _RANGE]
         ends = [written.get("from"), written.get("to")]
         numbers = [value for key, value in written.items() if key != "log"]
-        if wrong or not all(
-            isinstance(value, (int, float)) and not isinstance(value, bool) for value in (*ends, *numbers)
-        ):
+        if wrong or not all(map(_is_finite, (*ends, *numbers))):
             what = f"a range has numbers as from and to, and step or count, not {', '.join(map(str, wrong or written))}"
             self._wrong(at, what, "{ from = 0.1, to = 0.5, step = 0.1 }")
             return []
         if ("step" in written) == ("count" in written):
             self._wrong(at, "a range has either step or count", "{ from = 0.1, to = 0.5, step = 0.1 }")
+            return []
+        if "log" in written and (not isinstance(written["log"], bool) or "step" in written):
+            self._wrong((*at, "log"), "is true or false, and goes with count", "count = 5, log = true")
             return []
         # As decimals, or 0.1 + 0.2 would be 0.30000000000000004 on the command line.
         first, last = (Decimal(str(value)) for value in ends)
@@ -203,15 +203,15 @@ class _Expansion:
                 self._wrong(at, f"the step {written['step']} does not lead from {ends[0]} to {ends[1]}")
                 return []
             count = int((last - first) / step) + 1
-            if count > MOST:
-                self._wrong(at, f"has {count} values, more than {MOST}")
+            if count > MOST_ITEMS:
+                self._wrong(at, f"has {count} values, more than {MOST_ITEMS}")
                 return []
             return [_number(first + number * step, whole=whole) for number in range(count)]
         count = written["count"]
-        if not isinstance(count, int) or not 1 < count <= MOST:
-            self._wrong((*at, "count"), f"is a whole number from 2 to {MOST}")
+        if not isinstance(count, int) or not 1 < count <= MOST_ITEMS:
+            self._wrong((*at, "count"), f"is a whole number from 2 to {MOST_ITEMS}")
             return []
-        if written.get("log") is True:
+        if written.get("log"):
             if first * last <= 0:
                 self._wrong(at, "with log, from and to are both above 0")
                 return []
@@ -338,6 +338,10 @@ class _Expansion:
 def _item(index: int, name: str, one: _Combination) -> Item:
     given = {key: value for key, value in one.values.items() if "." not in key}
     return Item(index, name, {**given, **one.derived}, {k: v for k, v in one.values.items() if k not in given})
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _number(value: Decimal, *, whole: bool) -> int | float:
