@@ -28,7 +28,6 @@ from gangrun.record import code, events
 from gangrun.record.rundir import NODE, RunDir
 from gangrun.record.state import RunState, State
 from gangrun.record.store import Store
-from gangrun.record.words import refusal
 from gangrun.scheduler.local import foreground, job_id
 from gangrun.scheduler.model import Scheduler, Submission
 from gangrun.script.quote import known_text
@@ -173,15 +172,6 @@ def send(run: RunDir, cluster: str, scheduler: Scheduler, flags: Sequence[str] =
 def next_attempt(run: RunDir) -> int:
     """The number of the attempt that a further job of the run begins with."""
     return max(run.attempts(), default=0) + 1
-
-
-def reopen(run: RunDir) -> None:
-    """Asks the driver of a pool to try again what has failed, in the attempt that comes. Raises RecordError."""
-    if run.pool.is_dir():
-        try:
-            (run.pool / "again").touch()
-        except OSError as error:
-            raise refusal("cannot ask for another attempt", str(run.pool), error) from error
 
 
 def require_ended(state: RunState) -> None:

@@ -15,9 +15,9 @@ from gangrun.errors import UsageError
 from gangrun.lanes import Lanes
 from gangrun.record import items
 from gangrun.record.item_states import ItemState
+from gangrun.record.ledger import SPREAD
 from gangrun.record.rundir import RunDir
 from gangrun.record.state import State, history
-from gangrun.record.words import refusal
 from gangrun.scheduler import scontrol
 from gangrun.scheduler.slurm import Slurm
 from gangrun.spec import toml
@@ -40,15 +40,14 @@ def words(limits: Limits) -> str:
     return f"{most}, {limits.attempts} attempts at each" if limits.attempts else most
 
 
-def change(run: RunDir, most: int, what: Literal["items", "nodes", "attempts"]) -> Limits:
-    """Writes the wish down, beside what was wished for the other numbers before. Raises RecordError."""
+def change(run: RunDir, mode: str, most: int, what: Literal["items", "nodes", "attempts"]) -> Limits:
+    """Writes the wish down, beside what was wished for the other numbers before. Raises RecordError, and UsageError
+    where no item could start."""
     limits = replace(current(run), **{what: most})
-    draft = run.throttle.with_suffix(".new")
-    try:
-        draft.write_text(f"{limits.items} {limits.nodes} {limits.attempts}\n", encoding="ascii")
-        draft.replace(run.throttle)
-    except OSError as error:
-        raise refusal("cannot change the throttle", str(run.throttle), error) from error
+    needed = max(_nodes(run).values(), default=1) if mode in SPREAD else 1
+    if limits.nodes and limits.nodes < needed:
+        raise UsageError(f"an item takes {needed} nodes, so with {limits.nodes} it could never start")
+    run.write_throttle(f"{limits.items} {limits.nodes} {limits.attempts}\n")
     return limits
 
 
@@ -62,7 +61,7 @@ def current(run: RunDir) -> Limits:
 
 
 def apply(run: RunDir, mode: str, states: Sequence[ItemState], limits: Limits, slurm: Slurm) -> list[str]:
-    """Tells Slurm, and gives what it said against single changes. Raises Unreachable, UsageError."""
+    """Tells Slurm, and gives what it said against single changes. Raises Unreachable."""
     nodes = _nodes(run)
     if mode == "array":
         return slurm.update(_arrays(run, limits, max(nodes.values(), default=1)))
@@ -81,8 +80,6 @@ def _arrays(run: RunDir, limits: Limits, nodes: int) -> list[list[str]]:
     numbers = sorted({line.array for line in items.read(run) if line.array is not None})
     jobs = [job for number in numbers if (job := history(run.array(number).read_events()).job)]
     most = [limit for limit in (limits.items, limits.nodes // nodes if limits.nodes else 0) if limit]
-    if limits.nodes and limits.nodes < nodes:
-        raise UsageError(f"an item takes {nodes} nodes, so with {limits.nodes} none could start")
     if not most:
         return [scontrol.throttle(job, 0) for job in jobs]
     share, rest = divmod(min(most), len(jobs)) if jobs else (0, 0)

@@ -102,6 +102,17 @@ def test_jobs_wait_for_one_another_by_nodes(project: Project, fake_slurm: Fake) 
     assert [job["name"].rpartition("x=")[2] for job in fake.jobs()] == [str(x) for x in range(10, 0, -1)]
 
 
+@pytest.mark.parametrize("mode", ["jobs", "array"])
+def test_a_limit_under_which_no_item_could_start_is_refused_and_not_kept(
+    project: Project, fake_slurm: Fake, mode: str
+) -> None:
+    fake_slurm()
+    submit(project, mode, "--set", "allocation.nodes=2")
+    done = project.gangrun("throttle", "latest", "1", "--nodes")
+    assert (done.code, "an item takes 2 nodes, so with 1 it could never start" in done.err) == (2, True)
+    assert not (Path(project.run()["dir"]) / "throttle").exists()
+
+
 def test_a_full_queue_is_waited_for_and_said(project: Project, fake_slurm: Fake) -> None:
     fake = fake_slurm(fakes.FullForTheFourth)
     done = submit(project, "jobs")

@@ -269,13 +269,6 @@ ROOM = 86_400.0
 """Seconds for which the submission of a sweep waits while the queue is full: it is drained by what it holds."""
 
 
-def patient_by_name(name: str, project: Path) -> Slurm:
-    """The Slurm of that cluster, patient with a busy controller."""
-    from gangrun import clusters
-
-    return clusters.slurm_of(clusters.named(name, project))
-
-
 def patient(cluster: Cluster, say: Callable[[str], None] = lambda _: None) -> Slurm:
     """The Slurm that a sweep is sent to."""
     from gangrun import clusters

@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
     sent: dict[RunDir, str] = {}
     for one, cluster, links in ready:
         attempt = submission.next_attempt(one)
-        submission.reopen(one)
+        one.reopen_pool()
         lost = submission.lost_hosts(one) if cluster.profile.scheduler == "slurm" else []
         if lost and not args.json:
             print(f"gangrun: it keeps off {', '.join(lost)}, which it has lost", file=sys.stderr)

@@ -7,6 +7,7 @@ anew, and a pool's driver reads the new number within seconds. --attempts is how
 from __future__ import annotations
 
 import argparse
+from typing import Literal
 
 from gangrun.cli import inputs
 from gangrun.errors import UsageError
@@ -23,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Puts the wish on record, then tells whoever starts the items."""
-    from gangrun import throttling
+    from gangrun import clusters, throttling
     from gangrun.spec import toml
 
     most = _most(args.most)
@@ -39,11 +40,12 @@ def run(args: argparse.Namespace) -> int:
         return 0
     if args.attempts and "campaign" not in toml.read(found.spec)[0]:
         raise UsageError(f"{state.run} is no campaign, whose items have attempts")
-    limits = throttling.change(found, most, "attempts" if args.attempts else "nodes" if args.nodes else "items")
+    what: Literal["items", "nodes", "attempts"] = "attempts" if args.attempts else "nodes" if args.nodes else "items"
+    limits = throttling.change(found, state.mode, most, what)
     if state.mode == "pool":
         print(f"{state.run}: {throttling.words(limits)}, which its driver reads within seconds")
         return 0
-    slurm = inputs.patient_by_name(state.cluster, project)
+    slurm = clusters.slurm_of(clusters.named(state.cluster, project))
     said = throttling.apply(found, state.mode, inputs.items(found, state, project), limits, slurm)
     for words in said[:5]:
         print(f"{state.run}: Slurm did not change one of them: {words}")

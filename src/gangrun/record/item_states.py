@@ -100,7 +100,7 @@ def metrics(item: RunDir) -> dict[str, Any]:
     Nested tables become `a.b`. Nothing where there is no such file, or none that can be read.
     """
     try:
-        text = (item.path / "metrics.json").read_text(encoding="utf-8")
+        text = item.metrics.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
         return {}
     return dict(_flat(_last(text)))

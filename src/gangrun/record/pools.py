@@ -19,7 +19,7 @@ def status(run: RunDir) -> Mapping[str, Any]:
     """How the pool is doing, written by its driver once a second: one small file however many items there are. Empty
     before the driver has begun."""
     try:
-        found = json.loads((run.pool / "status.json").read_bytes())
+        found = json.loads(run.pool_status.read_bytes())
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
@@ -60,7 +60,7 @@ def continued(run: RunDir) -> str:
 def journal(run: RunDir) -> Fold:
     """What became of every item."""
     try:
-        return fold(decode((run.pool / "journal.jsonl").read_bytes()))
+        return fold(decode(run.pool_journal.read_bytes()))
     except OSError:
         return Fold()
 

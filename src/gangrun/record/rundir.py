@@ -10,9 +10,10 @@
         attempts/001/status/trainer.0.exit  .lives  .first  .step  .0.beat   run.start  .exit  .cause  .requeue
         attempts/001/usage/0.jsonl
         items.jsonl  pool.json  throttle  items/NAME/  arrays/0/    (a sweep's; what is below is laid out as a run)
+        pool/status.json  journal.jsonl  again
 
 Every file has one writer: the client writes `events.jsonl` and what lies beside it, the job writes `job.log` and all
-below `attempts`. Nobody else joins strings into these paths.
+below `attempts` and `pool`, but for `again`. Nobody else joins strings into these paths.
 """
 
 from __future__ import annotations
@@ -210,6 +211,16 @@ class RunDir:
         return self.path / "pool"
 
     @property
+    def pool_status(self) -> Path:
+        """How the pool is doing."""
+        return self.pool / "status.json"
+
+    @property
+    def pool_journal(self) -> Path:
+        """What became of each of its items."""
+        return self.pool / "journal.jsonl"
+
+    @property
     def throttle(self) -> Path:
         """How many items may run at once by now, where that was changed."""
         return self.path / "throttle"
@@ -265,6 +276,11 @@ class RunDir:
         return self.path / "job.log"
 
     @property
+    def metrics(self) -> Path:
+        """What the program itself wrote of its results; absent where it does not."""
+        return self.path / "metrics.json"
+
+    @property
     def report(self) -> Path:
         """The page that `gangrun report` writes."""
         return self.path / "report.html"
@@ -297,14 +313,21 @@ class RunDir:
 
     def write_report(self, page: str) -> None:
         """Writes the page whole, in the place of an earlier one. Raises RecordError."""
-        fresh = self.path / f".report.{os.getpid()}"
+        _put(self.report, page, "cannot write the report of the run")
+
+    def write_throttle(self, text: str) -> None:
+        """Writes down how many items may run at once, as `gangrun.throttling` has it. Raises RecordError."""
+        _put(self.throttle, text, "cannot change the throttle")
+
+    def reopen_pool(self) -> None:
+        """Asks the driver of a pool to try again what has failed, in the attempt that comes; nothing where there was
+        no driver. Raises RecordError."""
+        if not self.pool.is_dir():
+            return
         try:
-            fresh.write_text(page, encoding="utf-8")
-            fresh.replace(self.report)
+            (self.pool / "again").touch()
         except OSError as error:
-            with suppress(OSError):
-                fresh.unlink()
-            raise refusal("cannot write the report of the run", str(self.report), error) from error
+            raise refusal("cannot ask for another attempt", str(self.pool), error) from error
 
     def replace(self, path: Path, text: str, number: int) -> None:
         """Puts `text` in the place of a file of the run, whose content so far stays under `number`: `script.1.sh`.
@@ -376,6 +399,18 @@ class RunDir:
             ended_as=parse_end(_end_of(f"{self.dir}/job.log"), started) if unsure else "",
             replicas=known,
         )
+
+
+def _put(path: Path, text: str, what: str) -> None:
+    """Writes a file whole, in the place of an earlier one. Raises RecordError, which says `what` could not be done."""
+    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        fresh.write_text(text, encoding="utf-8")
+        fresh.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            fresh.unlink()
+        raise refusal(what, str(path), error) from error
 
 
 def _replica_key(name: str) -> tuple[str, int, str]:

@@ -73,13 +73,13 @@ class Store:
             if not made:
                 _clear(folder, now)
             stamp, draft = self._reserve(folder, now if when is None else when, made)
-            run = RunDir(folder / stamp)
-            _write(draft / "spec.toml", _bytes(spec), 0o600)
+            run, new = RunDir(folder / stamp), RunDir(draft)
+            _write(new.spec, _bytes(spec), 0o600)
             if script is not None:
-                _write(draft / "script.sh", _bytes(script(run)), 0o700)
-            _write(draft / "commit.txt", _bytes(source.describe()), 0o600)
+                _write(new.script, _bytes(script(run)), 0o700)
+            _write(new.commit, _bytes(source.describe()), 0o600)
             if source.diff:
-                _write(draft / "diff.patch", source.diff, 0o600)
+                _write(new.diff, source.diff, 0o600)
             programs: dict[bytes, Path] = {}
             for name, data in files.items():
                 path, content = draft / name, data if isinstance(data, bytes) else data(run)
@@ -88,7 +88,7 @@ class Store:
                     _share(programs[content], path, content)
                 else:
                     _write(path, content, 0o600)
-            _write(draft / EVENTS, encode(event), 0o600)
+            _write(new.events, encode(event), 0o600)
             draft.rename(run.path)
             self._used.add(run.path)
         except BaseException as error:
