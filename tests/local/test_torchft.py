@@ -6,7 +6,7 @@ import os
 import venv
 from pathlib import Path
 
-from tests.gangrun_cli import PROGRAMS, Project, marked, wait_for
+from tests.gangrun_cli import PROGRAMS, Project, marked, sh, wait_for
 
 FILE = "experiments/try/run.toml"
 GROUPS = """
@@ -48,3 +48,28 @@ def test_a_lighthouse_that_never_gets_ready(project: Project) -> None:
     why = refused(project, slow.parent, "--set", "topology.lighthouse_within=2")
     assert "lighthouse.0 was not ready within 2s" in why
     assert "| imports\n" in why
+
+
+FEWER = """
+cd {run.dir}/attempts/001/status
+case {index} in
+  0) trap 'echo saved; exit 0' TERM; while :; do sleep 0.1; done ;;
+  3) until [[ -e main.1.exit && -e main.2.exit ]]; do sleep 0.1; done; exit 13 ;;
+  *) exit 1{index} ;;
+esac"""
+
+
+def test_fewer_groups_than_are_needed_end_the_job(project: Project) -> None:
+    """Two of four may be lost. The code of the third one is the job's, and the last one is asked to end."""
+    project.write(FILE, "replicas = 4\nmin_replicas = 2\nmonitor = false\n" + sh(FEWER))
+    assert project.gangrun("run", FILE).code == 13
+    run = project.run()
+    assert (run["state"], run["failed"]["replica"]) == ("FAILED", "main.3")
+    assert {name: one["exit"] for name, one in run["replicas"].items()} == {
+        "main.0": 0, "main.1": 11, "main.2": 12, "main.3": 13,
+    }  # fmt: skip
+    shown = project.ok("show").out
+    for name, code in (("main.1", 11), ("main.2", 12)):
+        assert f"{name} ended with exit code {code}, and was given up" in shown
+    assert "main.3 ended with exit code 13" in project.ok("why").out
+    assert "main.0 | saved" in project.ok("logs").out
