@@ -7,9 +7,8 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel
 
-from gangrun.plan import wandb
 from gangrun.plan.batch import OWN_KEY, clock, written_flag
-from gangrun.plan.compose import effective_container
+from gangrun.plan.compose import effective_container, effective_environment
 from gangrun.plan.model import Plan, Replica
 from gangrun.resolve import effective_allocation, effective_roles, effective_venv
 from gangrun.spec.load import Experiment, Source
@@ -93,16 +92,16 @@ def _allocation(experiment: Experiment, cluster: Cluster, plan: Plan) -> Iterato
 
 
 def _environment(experiment: Experiment, cluster: Cluster) -> Iterator[Row]:
-    above, below = experiment.spec.env, cluster.profile.env
-    for name, (text, key) in wandb.variables(experiment, cluster).items():
-        if name not in above and name not in below:
-            source = experiment.origin(*key)
-            if name == "WANDB_MODE" and key not in experiment.sources:
-                source = cluster.origin("internet")
-            yield Row(f"env.{name}", text, _words(source, cluster))
-    for name, value in {**below, **above}.items():
-        source = experiment.origin("env", name) if name in above else cluster.origin("env", name)
-        yield Row(f"env.{name}", value, _words(source, cluster))
+    for name, (text, key) in effective_environment(experiment, cluster).items():
+        source = experiment.origin(*key)
+        if key == ("wandb", "mode") and key not in experiment.sources:
+            source = cluster.origin("internet")
+        elif key == ("env", name) and name not in experiment.spec.env:
+            source = cluster.origin(*key)
+        yield Row(f"env.{name}", text, _words(source, cluster))
+    for name, entries in experiment.spec.dotlist.items():
+        text = " ".join(f"{key}={value}" for key, value in entries.items())
+        yield Row(f"env.{name}", text, str(experiment.origin("dotlist", name)))
 
 
 def _setup(experiment: Experiment, cluster: Cluster) -> Iterator[Row]:

@@ -148,6 +148,20 @@ def test_what_the_site_forbids_is_not_sent(rows: Callable[..., dict[str, list[Ro
     assert found["allocation.time"][0] == ("allocation.time", "01:00:00", "exp/step.toml:4")
 
 
+def test_the_environment_is_the_one_of_the_plan(write: Write) -> None:
+    write("env = { NCCL_DEBUG = 'WARN' }", "clusters/site.toml")
+    text = "command = ['x']\ndebug = true\nwandb = { entity = 'lab' }\n[dotlist.CONFIG]\nlr = 0.1\nmodel.depth = 4\n"
+    experiment = load(write(text, "exp/step.toml"))
+    cluster = load_cluster("site", Path(), {})
+    plan = resolve(experiment, cluster)
+    found = {row.key: row for row in explain(experiment, cluster, plan)}
+    assert [f"env.{name}" for name, _ in plan.env] == [key for key in found if key.startswith("env.")]
+    assert found["env.PYTHONFAULTHANDLER"].source == "exp/step.toml:2"
+    assert found["env.NCCL_DEBUG"].source == "profile site (clusters/site.toml:1)"
+    assert found["env.WANDB_ENTITY"].source == "exp/step.toml:3"
+    assert found["env.CONFIG"] == ("env.CONFIG", "lr=0.1 model.depth=4", "exp/step.toml:4")
+
+
 def test_rows_can_be_json(rows: Callable[..., dict[str, list[Row]]]) -> None:
     everything = [list(row) for group in rows().values() for row in group]
     assert json.loads(json.dumps(everything)) == everything

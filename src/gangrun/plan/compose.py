@@ -28,6 +28,18 @@ def effective_container(
     return experiment.spec.container or cluster.profile.container, ("container",)
 
 
+def effective_environment(experiment: Experiment, cluster: Cluster) -> dict[str, tuple[str, Key]]:
+    """Each variable of every role but the dotlists, with its text and the key that says so: what `debug` and `[wandb]`
+    set, the profile's over it, the experiment's over both."""
+    talking = debug.VARIABLES if experiment.spec.debug else {}
+    given = {**cluster.profile.env, **experiment.spec.env}
+    return {
+        **{name: (text, ("debug",)) for name, text in talking.items()},
+        **wandb.variables(experiment, cluster),
+        **{name: (text, ("env", name)) for name, text in given.items()},
+    }
+
+
 def facts_of(experiment: Experiment) -> dict[str, plan.Part]:
     """What any string of the experiment may refer to besides its parameters."""
     return {
@@ -112,16 +124,12 @@ class Composer:
         return word
 
     def environment(self) -> tuple[tuple[str, plan.Word], ...]:
-        """The environment of every role: what `debug` and `[wandb]` set, the profile's over it, the experiment's."""
-        given = {**self.cluster.profile.env, **self.experiment.spec.env}
-        talking = debug.VARIABLES if self.experiment.spec.debug else {}
-        values: dict[str, tuple[str, Key]] = {name: (value, ("debug",)) for name, value in talking.items()}
-        values.update(wandb.variables(self.experiment, self.cluster))
-        values.update({name: (value, ("env", name)) for name, value in given.items()})
+        """The environment of every role."""
+        values = effective_environment(self.experiment, self.cluster)
         scope = self._scope()
-        words = [(name, self._word(value, scope, key)) for name, (value, key) in values.items()]
+        words = [(name, self._word(text, scope, key)) for name, (text, key) in values.items()]
         for name, entries in self.experiment.spec.dotlist.items():
-            if name in given:
+            if values.get(name, ("", ()))[1] == ("env", name):
                 self._once(self.experiment.problem(("dotlist", name), f"{name} stands in env as well", "keep one"))
             words.append((name, self._dotlist(name, entries, scope)))
         return tuple(words)
