@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from gangrun.plan.model import Replica, Var, Word
+from gangrun.plan.model import Replica
+from gangrun.plan.sidecar import sidecar
 from gangrun.spec.model import Allocation
 
 PROGRAM = "trace.py"
@@ -22,17 +23,4 @@ VARIABLES = {
 def trace(allocation: Allocation, scheduler: str) -> Replica:
     """One replica on all nodes; on this machine, which plays every node, on one."""
     nodes = (0,) if scheduler == "local" else tuple(range(allocation.nodes))
-    return Replica(
-        role=ROLE,
-        index=0,
-        count=1,
-        kind="sidecar",
-        nodes=nodes,
-        gpus=(),
-        cpus=None,
-        tasks=1,
-        ranks=False,
-        argv=(Word.of("python3"), Word.of("-IS"), Word.of(Var("run_dir"), f"/node/{PROGRAM}")),
-        step_flags=(Word.of("--kill-on-bad-exit=0"),),
-        alone=False,
-    )
+    return sidecar(ROLE, PROGRAM, nodes)
