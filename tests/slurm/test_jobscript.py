@@ -91,7 +91,7 @@ def test_what_cannot_be_sent(project: Project) -> None:
         (["a/het.sh"], "a/het.sh:3: gangrun has no jobs of several components"),
         (["a/bare.sh"], "a/bare.sh:1: a batch script begins with #!"),
         (["a/absent.sh"], "a/absent.sh: cannot be read: No such file or directory"),
-        (["a/fine.sh", "--set", "seed=1"], "--set and --seeds change experiments"),
+        (["a/fine.sh", "--set", "seed=1"], "--set, --seeds and --partition change experiments"),
         (["a/fine.sh", "--cluster", "local"], "local has no sbatch"),
     ):
         done = project.gangrun("submit", *words)

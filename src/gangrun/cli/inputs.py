@@ -145,6 +145,7 @@ def expanded(files: Sequence[str]) -> list[tuple[str, bool]]:
 
     True goes with those that a folder stands for. Raises InputError, and SpecError for steps without an identity.
     """
+    from gangrun.jobscript import read
     from gangrun.spec import tree
 
     found: list[tuple[str, bool]] = []
@@ -156,9 +157,22 @@ def expanded(files: Sequence[str]) -> list[tuple[str, bool]]:
         steps = tree.read(tree.spread([folder]))
         if not steps:
             way_out = "a step is called <step id>_<step name>_<seed>.toml"
+            script = next((str(one) for one in sorted(folder.iterdir()) if read.is_one(str(one))), "")
+            way_out += f", or gangrun submit {script}" if script else ""
             raise UsageError(f"{name} holds no step of an experiment", way_out=way_out)
         found += [(str(step.file), True) for step in steps]
     return found
+
+
+def require_experiment(file: str) -> None:
+    """Raises UsageError for a script, which is sent or run as it is."""
+    from gangrun.jobscript import read
+    from gangrun.recipes import bash
+
+    if Path(file).is_file() and read.is_one(file):
+        front = bash.sources_init(Path(file))
+        way_out = "bash runs it" if front else "gangrun submit sends it as it is, gangrun check tells its faults"
+        raise UsageError(f"{file} is a script, and no experiment file", way_out=way_out)
 
 
 def loaded(file: str, overrides: list[str], cluster: str | None) -> tuple[Experiment, Cluster]:
@@ -166,6 +180,7 @@ def loaded(file: str, overrides: list[str], cluster: str | None) -> tuple[Experi
     from gangrun import clusters
     from gangrun.spec.load import load
 
+    require_experiment(file)
     experiment = with_code(load(file, overrides))
     place = str(experiment.origin("cluster"))
     return experiment, clusters.choose(cluster, experiment.spec.cluster, experiment.project, place)

@@ -23,6 +23,7 @@ def run(args: argparse.Namespace) -> int:
     from gangrun.spec.load import load
     from gangrun.sweeps import plan_of, plans_of
 
+    inputs.require_experiment(args.file)
     experiment = inputs.with_code(load(args.file, args.overrides))
     inputs.check_name(experiment)
     project = experiment.project

@@ -1,4 +1,4 @@
-"""Queue experiments on a cluster, one job for each file and seed, and record every one.
+"""Queue experiments on a cluster, one job for each file and seed, and record every one. Batch scripts go as they are.
 
 Words after `--` go to sbatch as they are and win over everything else: gangrun submit a.toml -- --nice=100
 """
@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from gangrun.cli import inputs
 from gangrun.errors import GangrunError, UsageError
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from gangrun.chains import Link
+    from gangrun.jobscript.read import JobScript
     from gangrun.plan.model import Need, Plan
     from gangrun.record.rundir import RunDir
     from gangrun.record.state import RunState
@@ -49,29 +50,36 @@ SENDERS = 4
 
 
 def run(args: argparse.Namespace) -> int:
-    """Sends files of experiments together, and runs scripts of the tree one after another between them."""
+    """Sends neighbours of one kind together, each kind in its own way, after a look at all of them."""
     entries = inputs.expanded(args.files)
-    if not any(_is_script(entry) for entry in entries):
+    groups = [(kind, list(grouped)) for kind, grouped in groupby(entries, _kind)]
+    if len(groups) == 1 and groups[0][0] == "experiment":
         return _submit(args, entries)
-    if args.overrides or args.partition or args.seeds or args.flags or args.json:
+    kinds = {kind for kind, _ in groups}
+    if "front" in kinds and (args.overrides or args.partition or args.seeds or args.flags or args.json):
         way_out = "write them into the script, after the function"
         what = "--set, --partition, --seeds, --json and flags after -- mean nothing to a script"
         raise UsageError(what, way_out=way_out)
-    list(_planned(args, [entry for entry in entries if not _is_script(entry)]))
-    for script, grouped in groupby(entries, _is_script):
-        group = list(grouped)
-        if code := _run_scripts(args, group) if script else _submit(args, group):
+    if len(kinds) > 1:
+        if args.json:
+            raise UsageError("--json is for files of one kind, and some of these are scripts", way_out="two calls")
+        list(_planned(args, [entry for entry in entries if _kind(entry) == "experiment"]))
+        _written(args, [name for name, _ in entries if _kind((name, True)) == "batch"])
+    send = {"front": _run_scripts, "batch": _submit_scripts, "experiment": _submit}
+    for kind, group in groups:
+        if code := send[kind](args, group):
             return code  # what follows may need it
     return 0
 
 
-def _is_script(entry: tuple[str, bool]) -> bool:
-    """Whether it sends its jobs itself; any other script is one for sbatch."""
-    if not entry[0].endswith(".sh"):
-        return False
+def _kind(entry: tuple[str, bool]) -> Literal["experiment", "front", "batch"]:
+    """Whether it is an experiment, a script of the bash front, which sends its jobs itself, or a script for sbatch."""
+    from gangrun.jobscript import read
     from gangrun.recipes import bash
 
-    return bash.sources_init(Path(entry[0]))
+    if not read.is_one(entry[0]):
+        return "experiment"
+    return "front" if entry[0].endswith(".sh") and bash.sources_init(Path(entry[0])) else "batch"
 
 
 def _run_scripts(args: argparse.Namespace, entries: list[tuple[str, bool]]) -> int:
@@ -131,11 +139,8 @@ def _settled(project: Path, script: Path) -> RunState | None:
 def _submit(args: argparse.Namespace, entries: list[tuple[str, bool]]) -> int:
     """Plans everything first, so that one bad file leaves nothing half-sent; then creates and sends."""
     from gangrun import chains, clusters, submission
-    from gangrun.jobscript import read
     from gangrun.sweeps import plans_of
 
-    if any(read.is_one(name) for name in args.files):
-        return _submit_scripts(args)
     planned = _due(list(_planned(args, entries)))
     if not planned:
         print("all steps have succeeded, or are under way")
@@ -162,22 +167,39 @@ def _submit(args: argparse.Namespace, entries: list[tuple[str, bool]]) -> int:
     return _outcome(args, sent, failed, project)
 
 
-def _submit_scripts(args: argparse.Namespace) -> int:
-    """Sends batch scripts as they are, each with a record."""
-    from gangrun import clusters, submission
+def _written(args: argparse.Namespace, names: list[str]) -> tuple[Cluster, list[JobScript]]:
+    """These batch scripts, and the cluster that they are sent to. Raises UsageError where one cannot be."""
+    from gangrun import clusters
     from gangrun.jobscript import read
+
+    cluster = clusters.choose(args.cluster, None, inputs.project_here())
+    if not names:
+        return cluster, []
+    if args.overrides or args.seeds or args.partition:
+        what = "--set, --seeds and --partition change experiments, and a batch script is sent as it is"
+        raise UsageError(what, way_out="flags for sbatch stand after --")
+    if cluster.profile.scheduler == "local":
+        way_out = f"bash {names[0]}, or --cluster NAME"
+        raise UsageError(f"{names[0]} is a batch script, and {cluster.name} has no sbatch", way_out=way_out)
+    return cluster, [read.read(name, args.flags) for name in names]
+
+
+def _submit_scripts(args: argparse.Namespace, entries: list[tuple[str, bool]]) -> int:
+    """Sends batch scripts as they are, each with a record; those of a folder if they are due."""
+    from gangrun import clusters, submission
     from gangrun.script.written import written
 
-    if others := [name for name in args.files if not read.is_one(name)]:
-        raise UsageError(f"{others[0]} is no batch script as the others are", way_out="send it by a call of its own")
-    if args.overrides or args.seeds:
-        raise UsageError("--set and --seeds change experiments, and a batch script is sent as it is")
     project = inputs.project_here()
-    cluster = clusters.choose(args.cluster, None, project)
-    if cluster.profile.scheduler == "local":
-        way_out = f"bash {args.files[0]}, or --cluster NAME"
-        raise UsageError(f"{args.files[0]} is a batch script, and {cluster.name} has no sbatch", way_out=way_out)
-    jobs = [read.read(name, args.flags) for name in args.files]
+    due = []
+    for name, of_folder in entries:
+        if of_folder and (state := _settled(project, Path(name).absolute())):
+            _say(f"{state.run} is {state.state}: not sent again")
+        else:
+            due.append(name)
+    cluster, jobs = _written(args, due)
+    if not jobs:
+        print("all steps have succeeded, or are under way")
+        return 0
     if args.dry_run:
         for job in jobs:
             print(written(job.head, job.name, job.interpreter, f"{job.file.stem}_YYMMDD_HHMMSS", "RUN_DIR"), end="")

@@ -1,7 +1,7 @@
 """The experiment tree: `experiments/<exp id>_<exp name>/<step id>_<step name>_<seed>.{toml,sh,py}`.
 
-Names and seeds come from the path. A file whose name does not begin with a number and `_`, such as a `base.toml` that
-others extend, is no step.
+Names and seeds come from the path. A batch script is a step as well, under any of the suffixes that these have. A file
+whose name does not begin with a number and `_`, such as a `base.toml` that others extend, is no step.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 from gangrun.errors import InputError, Problem, SpecError
 
 FOLDERS = ("experiments", "slurm/experiments")
-SUFFIXES = (".toml", ".sh", ".py")
+SUFFIXES = (".toml", ".py", ".sh", ".bash", ".sbatch", ".slurm", ".job")
 _STEP = re.compile(r"(?P<id>\d+)_[^.]+")
 _SEEDED = re.compile(r"(?P<name>.+)_(?P<seed>\d+)")
 

@@ -10,8 +10,9 @@ import pytest
 
 from gangrun.errors import UsageError
 from gangrun.jobscript.faults import Fault, faults, masked
-from gangrun.jobscript.read import JobScript, is_one, read, words_for_sbatch
+from gangrun.jobscript.read import SUFFIXES, JobScript, is_one, read, words_for_sbatch
 from gangrun.script.written import written
+from gangrun.spec import tree
 
 
 def script(folder: Path, text: str, name: str = "job.sh") -> JobScript:
@@ -124,6 +125,10 @@ def test_what_is_no_fault(tmp_path: Path, text: str) -> None:
 def test_unquoted_expansions_by_shellcheck(tmp_path: Path) -> None:
     found = faults(script(tmp_path, "#!/bin/bash\npython a.py --data $DATA\n"))
     assert found == [Fault(2, "Double quote to prevent globbing and word splitting (SC2086)", '"$DATA"')]
+
+
+def test_any_of_them_can_be_a_step_of_the_tree() -> None:
+    assert set(tree.SUFFIXES) >= SUFFIXES
 
 
 def test_a_script_of_another_language_has_no_shells_faults(tmp_path: Path) -> None:
