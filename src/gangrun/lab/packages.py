@@ -16,6 +16,7 @@ PROGRAMS = {
     "munged": "munge",
     "ip": "iproute2",
     "unshare": "util-linux",
+    "mount": "mount",
     "bash": "bash",
 }
 """Program → the Debian or Ubuntu package that brings it."""

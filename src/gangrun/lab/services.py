@@ -42,17 +42,18 @@ def start_munged(place: Home) -> None:
 def start_slurmctld(place: Home) -> None:
     """Start slurmctld and wait until it answers."""
     env = commands.environment(SLURM_CONF=str(place.slurm_conf))
+    out = place.logs / "slurmctld.out"
     process = commands.spawn(
         [*_among_nodes(place), commands.program("slurmctld"), "-D", "-f", str(place.slurm_conf)],
         record=place.pid("slurmctld"),
-        log=place.logs / "slurmctld.out",
+        log=out,
         env=env,
     )
     log = place.log("slurmctld")
 
     def answers() -> bool:
         if not process.alive:
-            raise LabError("slurmctld ended as soon as it started", why=commands.tail(log))
+            raise LabError("slurmctld ended as soon as it started", why=commands.tail(log) or commands.tail(out))
         return commands.succeeds("scontrol", "show", "partition", "-o", env=env, limit=2)
 
     commands.wait_until(answers, 30, "slurmctld to answer", log=log)
