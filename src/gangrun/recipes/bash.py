@@ -22,6 +22,7 @@ from gangrun.record.rundir import RunDir
 from gangrun.record.store import Store
 from gangrun.spec import flags, tree
 from gangrun.spec.load import Experiment, Source, experiment_of
+from gangrun.spec.model import verbatim
 from gangrun.spec.toml import Key, Table
 
 JOBS = "jobs"
@@ -268,7 +269,7 @@ def _tokens(name: str, env: Mapping[str, str], own: Mapping[str, str]) -> Table:
         found.pop(key, None)
         if key not in own:
             # In braces of our own nothing is a reference.
-            found[key] = value.replace("{", "{{").replace("}", "}}")
+            found[key] = verbatim(value)
     return found
 
 
@@ -276,7 +277,7 @@ def _environment(script: Script, output: str | None, given: Mapping[str, str]) -
     """The script's variables for the job, where they outlive this shell: by references, so that a repeated run has
     its own."""
     names = script.variables()
-    values = {name: text.replace("{", "{{").replace("}", "}}") for name, text in names.items()}
+    values = {name: verbatim(text) for name, text in names.items()}
     values["EXPERIMENT_RUN_ID"] = "{run.name}"
     if output in KINDS:
         values[f"{output.upper()}_OUTPUT_DIR"] = "{run.dir}"

@@ -12,6 +12,7 @@ import tomli_w
 from gangrun.errors import Problem
 from gangrun.recipes.given import Given
 from gangrun.spec.load import Source, dotted, locate, nearest_source
+from gangrun.spec.model import verbatim
 from gangrun.spec.toml import Key, Table
 
 RUN_DIR = "{run.dir}"
@@ -91,5 +92,5 @@ class Components:
 
 def as_text(table: Table) -> str:
     """A component's table as the text of a file for the run's directory, in which braces are doubled but RUN_DIR's."""
-    text = tomli_w.dumps(table).replace("{", "{{").replace("}", "}}")
+    text = verbatim(tomli_w.dumps(table))
     return text.replace("{" + RUN_DIR + "}", RUN_DIR)

@@ -11,6 +11,7 @@ from typing import Any
 from gangrun.errors import InputError, PlacementError, Problem, UsageError
 from gangrun.project import project_root
 from gangrun.spec.load import Experiment, Source, experiment_of
+from gangrun.spec.model import verbatim
 from gangrun.spec.profile import Cluster
 from gangrun.spec.toml import Key, Table
 
@@ -94,10 +95,10 @@ def as_spec(asked: Asked, cluster: Cluster) -> Table:
         if shares:
             values["cpus"] = shares.group
     values["command"] = [
-        *("-m", "torchtitan.train", "--job.config_file", _literal(asked.config_file)),
+        *("-m", "torchtitan.train", "--job.config_file", verbatim(asked.config_file)),
         *(["--cfg_options"] if options or not asked.use_ddp else []),
         *([] if asked.use_ddp else _GROUP_OPTIONS),
-        *map(_literal, options),
+        *map(verbatim, options),
     ]
     values["allocation"] = _allocation(asked, cluster, shares)
     return values
@@ -193,7 +194,3 @@ def _of_profile(asked: Asked, cluster: Cluster, key: str) -> Any:
 def _log(path: str | None) -> str | None:
     """The path as one that means the same from wherever the script is sent."""
     return None if path is None else os.path.normpath(Path(path).expanduser().absolute())
-
-
-def _literal(word: str) -> str:
-    return word.replace("{", "{{").replace("}", "}}")

@@ -10,7 +10,7 @@ from typing import Any
 
 from gangrun.errors import Problem, SpecError, UsageError
 from gangrun.spec import toml
-from gangrun.spec.load import Source, merge
+from gangrun.spec.load import Source, merge, nested
 from gangrun.spec.toml import Key, Table
 
 _BASES = ("extends", "toml_files")
@@ -37,7 +37,7 @@ class Given:
         """The same with a value at this key, on behalf of a flag, where there is none."""
         if self.at(*key) is not None:
             return self
-        values, sources = merge(self.values, self.sources, _nested(key, value), {key: Source(flag)})
+        values, sources = merge(self.values, self.sources, nested(key, value), {key: Source(flag)})
         return replace(self, values=values, sources=sources)
 
 
@@ -60,13 +60,13 @@ def given(words: Sequence[str], paths: Sequence[Key] = ()) -> Given:
             file = Path(word[1:])
             first = first or ("" if key else str(file))
             own, found = _read(file, (), paths, key)
-            values, sources = merge(values, sources, _nested(key, own), found)
+            values, sources = merge(values, sources, nested(key, own), found)
         else:
             name, _, text = word.partition("=")
             value = toml.value_of(text) if "=" in word else True
             flags.append((key, _absolute(value, Path.cwd()) if key in paths else value, name))
     for key, value, name in flags:
-        values, sources = merge(values, sources, _nested(key, value), {key: Source(name)})
+        values, sources = merge(values, sources, nested(key, value), {key: Source(name)})
     return Given(values, sources, first)
 
 
@@ -135,13 +135,6 @@ def _make_absolute(values: Table, key: Key, folder: Path) -> None:
 
 def _absolute(value: Any, folder: Path) -> Any:
     return os.path.normpath(folder / Path(value).expanduser()) if isinstance(value, str) and value != "None" else value
-
-
-def _nested(key: Key, value: Any) -> Table:
-    for part in reversed(key):
-        value = {part: value}
-    table: Table = value
-    return table
 
 
 def without_nulls(given: Given, *, but: Sequence[str] = ()) -> Given:

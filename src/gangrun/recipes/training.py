@@ -16,7 +16,7 @@ from gangrun.recipes.components import RUN_DIR
 from gangrun.recipes.given import Given
 from gangrun.script.quote import literal
 from gangrun.spec.load import Experiment, Source, dotted, experiment_of, idle_venv, locate, merge
-from gangrun.spec.model import Count, Flags, Line, Memory, Positive, Text, Walltime
+from gangrun.spec.model import Count, Flags, Line, Memory, Positive, Text, Walltime, verbatim
 from gangrun.spec.toml import Key, Table
 
 TEMPLATES: tuple[Key, ...] = (("slurm", "template_path"), ("template_path",), ("slurm_template",))
@@ -131,10 +131,10 @@ class Setting:
 
     def variables(self, **more: int) -> Table:
         """What a template of one's own may use."""
-        out = _braces(self.path) if self.output_dir else RUN_DIR
+        out = verbatim(self.path) if self.output_dir else RUN_DIR
         return {
-            "job_name": _braces(self.name),
-            "project_dir": _braces(str(self.project_dir)),
+            "job_name": verbatim(self.name),
+            "project_dir": verbatim(str(self.project_dir)),
             "output_dir": out,
             "orchestrator_output_dir": f"{out}/run_default",
             "config_dir": f"{out}/configs",
@@ -225,10 +225,6 @@ def as_json(words: list[str]) -> str:
 
 def _renamed(source: Source, key: Key) -> Source:
     return Source(source.file, source.line, dotted(key))
-
-
-def _braces(text: str) -> str:
-    return text.replace("{", "{{").replace("}", "}}")
 
 
 ENVIRONMENT = "if [[ -f .env ]]; then set -a && source ./.env && set +a; fi"

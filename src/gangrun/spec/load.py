@@ -18,7 +18,7 @@ from gangrun.errors import Problem, SpecError, UsageError
 from gangrun.project import project_root
 from gangrun.spec import python, toml, tree
 from gangrun.spec.copy import Copy
-from gangrun.spec.model import RoleKeys, Spec
+from gangrun.spec.model import RoleKeys, Spec, verbatim
 from gangrun.spec.toml import Key, Table
 
 _FILE_DIR = re.compile(r"(\{\{|\}\})|\{file\.dir\}")
@@ -115,7 +115,7 @@ class Experiment:
             origin = self.origin("sweep", name)
             key: Key = tuple(name.split("."))
             given = {key: replace(origin, written=f"sweep.{name}")}
-            values, sources = merge(values, sources, *_spread(_nest(key, value), given))
+            values, sources = merge(values, sources, *_spread(nested(key, value), given))
         spec = validated(Spec, values, sources, sources[()].file)
         return replace(self, spec=spec, values=values, sources=sources, seed=seed)
 
@@ -152,7 +152,7 @@ def experiment_of(
         key, given = _override(override)
         # A table that only the command line has is its own, too, should it be one that nobody knows.
         origins = {key[:end]: Source("--set") for end in ([len(key)] if key[0] in values else range(1, len(key) + 1))}
-        values, found = merge(values, found, *_spread(anchored(_nest(key, given), Path.cwd()), origins))
+        values, found = merge(values, found, *_spread(anchored(nested(key, given), Path.cwd()), origins))
     found[()] = Source(str(file))
     _find_files(values, found)
     values = _settled(values, str(file.absolute().parent))
@@ -215,6 +215,14 @@ def dotted(key: Key, start: str = "") -> str:
     for part in key:
         text += f"[{part}]" if isinstance(part, int) else f".{part}" if text or start else part
     return text
+
+
+def nested(key: Key, value: Any) -> Table:
+    """The table that holds nothing but this value, at this key."""
+    for part in reversed(key):
+        value = {part: value}
+    table: Table = value
+    return table
 
 
 def nearest(word: str, known: Iterable[str], cutoff: float = 0.6) -> str:
@@ -301,7 +309,7 @@ def _with_path(values: Table, key: Key, folder: Path) -> Table:
 
 def _settled(values: Table, folder: str) -> Table:
     """`{file.dir}` as the folder itself, as the values go into the record, and a copy of them lies elsewhere."""
-    plain = folder.replace("{", "{{").replace("}", "}}")
+    plain = verbatim(folder)
 
     def settle(value: Any) -> Any:
         if isinstance(value, dict):
@@ -434,13 +442,6 @@ def _override(text: str) -> tuple[Key, Any]:
     if (parts[0] == "env" or (parts[0] == "roles" and parts[2:3] == ("env",))) and parts[-1] != "env":
         return parts, given if isinstance(given, str) else value  # true and 1e-4 go through as they were typed
     return parts, given
-
-
-def _nest(key: Key, value: Any) -> Table:
-    for part in reversed(key):
-        value = {part: value}
-    table: Table = value
-    return table
 
 
 def _problems(

@@ -126,6 +126,11 @@ def text(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
+def verbatim(text: str) -> str:
+    """The text with its braces doubled, so that nothing in it is a reference."""
+    return text.replace("{", "{{").replace("}", "}}")
+
+
 def flag_name(written: str) -> str:
     """`mail_type` and `--mail-type` are `mail-type`."""
     return written.replace("_", "-").removeprefix("--")
