@@ -176,6 +176,13 @@ def _file_name(name: str) -> str:
     return name
 
 
+def _files_apart(files: dict[str, str]) -> dict[str, str]:
+    for name in files:
+        if inside := next((other for other in files if other.startswith(f"{name}/")), None):
+            raise ValueError(f"{name!r} cannot be both a file and the directory of {inside!r}")
+    return files
+
+
 def parameter_name(name: str) -> str:
     """The name of a parameter. Raises ValueError."""
     if not _NAME.fullmatch(name) or name in _TAKEN:
@@ -319,6 +326,7 @@ Flags = Annotated[
 Variable = Annotated[str | int | float | bool, BeforeValidator(_scalar)]
 Files = Annotated[
     dict[Annotated[str, AfterValidator(_file_name)], Text],
+    AfterValidator(_files_apart),
     WithJsonSchema({"type": "object", "additionalProperties": {"type": "string"}}),
 ]
 Value: TypeAlias = "bool | int | float | str"
@@ -737,11 +745,11 @@ def _entries(value: object, above: str = "") -> dict[str, str]:
         if isinstance(inner, dict):
             flat |= _entries(inner, f"{key}.")
         elif isinstance(inner, (str, int, float)):
-            flat[key] = str(inner).lower() if isinstance(inner, bool) else str(inner)
+            flat[key] = text(inner)
         else:
             raise ValueError(f"{key} should be text, a number, true or false")
-        for text in (key, flat.get(key, "")):
-            if re.search(r"\s", text) or "=" in key:
+        for part in (key, flat.get(key, "")):
+            if re.search(r"\s", part) or "=" in key:
                 raise ValueError(f"{key}={flat.get(key)} cannot stand in it: the program splits it at blanks")
     return flat
 

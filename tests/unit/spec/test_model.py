@@ -213,3 +213,8 @@ def test_the_schema_refuses_what_the_model_refuses(wrong: dict[str, Any]) -> Non
     words(Spec, **wrong)
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(wrong, Spec.model_json_schema())
+
+
+def test_a_file_of_the_run_is_no_directory_of_another() -> None:
+    assert "'a' cannot be both a file and the directory of 'a/b.toml'" in words(Spec, files={"a": "x", "a/b.toml": "y"})
+    assert Spec.model_validate({"files": {"a.toml": "x", "a/b.toml": "y"}}).files
