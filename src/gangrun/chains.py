@@ -211,9 +211,13 @@ def note(run: RunDir, links: Sequence[Link]) -> None:
         run.append(Needs(run=link.run.run_id, dir=link.run.dir, job=link.job))
 
 
-def flags(jobs: Sequence[str]) -> tuple[str, ...]:
-    """What sbatch is told, so that a job waits for these and is cancelled when one of them fails."""
-    return (f"--dependency=afterok:{':'.join(jobs)}", "--kill-on-invalid-dep=yes") if jobs else ()
+def flags(jobs: Sequence[str], ends: Sequence[str] = ()) -> tuple[str, ...]:
+    """What sbatch is told, so that a job waits for these and is cancelled when one of them fails; and waits for the
+    `ends` of others, however they come."""
+    on = [f"afterok:{':'.join(jobs)}"] if jobs else []
+    on += [f"afterany:{':'.join(ends)}"] if ends else []
+    words = (f"--dependency={','.join(on)}",) if on else ()
+    return (*words, "--kill-on-invalid-dep=yes") if jobs else words
 
 
 def _unmet(plan: Plan, run: RunDir, state: RunState, states: States) -> tuple[str, str]:

@@ -12,7 +12,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
-from gangrun import submission
+from gangrun import chains, submission
 from gangrun.lanes import Lanes
 from gangrun.node.pool.channel import patience
 from gangrun.plan.model import Need, Plan, Replica, Var
@@ -98,7 +98,7 @@ def send(
     cluster = sweep.shown.cluster
     everything = tuple(dict.fromkeys(needs.values()))
     if sweep.mode == "pool":
-        sent(run, submission.send(run, cluster, scheduler, (*_after(everything, ()), *flags)))
+        sent(run, submission.send(run, cluster, scheduler, (*chains.flags(everything), *flags)))
         return
     # Who sends: should this process be killed, the rest counts as never sent.
     run.append(Submitting.here(1, run.run_id))
@@ -109,26 +109,18 @@ def send(
         for number, tasks in enumerate(arrays):
             limit = f"%{shares[number]}" if shares[number] else ""
             follows = [before] if before and not _divisible(sweep, len(arrays)) else []
-            own = (f"--array=0-{tasks - 1}{limit}", *_after(everything, follows))
+            own = (f"--array=0-{tasks - 1}{limit}", *chains.flags(everything, follows))
             before = submission.send(run.array(number), cluster, scheduler, (*own, *flags))
             sent(run.array(number), before)
     else:
         lanes: Lanes[str] = Lanes(sweep.max_parallel, sweep.max_nodes)
         for planned in sweep.order:
             own = tuple(dict.fromkeys(needs[need] for need in planned.plan.needs if need in needs))
-            after = _after(own, lanes.next(planned.plan.allocation.nodes, planned.estimate))
+            after = chains.flags(own, lanes.next(planned.plan.allocation.nodes, planned.estimate))
             item = run.item(planned.item.name)
             job = submission.send(item, cluster, scheduler, (*after, *flags))
             lanes.put(job)
             sent(item, job)
-
-
-def _after(needs: Sequence[str], follows: Sequence[str]) -> tuple[str, ...]:
-    """What sbatch is told, so that a job waits for the success of some and the end of others."""
-    on = [f"afterok:{':'.join(needs)}"] if needs else []
-    on += [f"afterany:{':'.join(follows)}"] if follows else []
-    words = (f"--dependency={','.join(on)}",) if on else ()
-    return (*words, "--kill-on-invalid-dep=yes") if needs else words
 
 
 # ---- files
