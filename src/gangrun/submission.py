@@ -26,6 +26,7 @@ from gangrun.plan.model import Plan, Word
 from gangrun.project import OUTPUTS
 from gangrun.record import code, events
 from gangrun.record.rundir import NODE, RunDir
+from gangrun.record.source import read_source
 from gangrun.record.state import RunState, State
 from gangrun.record.store import Store
 from gangrun.scheduler.local import foreground, job_id
@@ -101,12 +102,18 @@ def create_written(store: Store, project: Path, job: JobScript, cluster: str, ar
 
 
 def renew(run: RunDir, experiment: Experiment, plan: Plan) -> None:
-    """Gives a run that has ended a new spec and script for its next attempt; the old ones stay under that attempt's
-    number: `spec.1.toml`. Raises RecordError."""
+    """Gives a run that has ended a new spec and script for its next attempt, and the code as it is now; what is on
+    record stays under the old attempt's number: `spec.1.toml`. Raises RecordError."""
     number = max(run.attempts(), default=0)
     script = render(plan, run.run_id, run.dir, number + 1)
+    source = read_source(str(experiment.project), str(experiment.project / OUTPUTS))
+    if experiment.copy:
+        code.make(experiment.copy)
     run.replace(run.spec, resolved(experiment, plan.cluster), number)
     run.replace(run.script, script, number)
+    run.replace(run.commit, source.describe(), number)
+    run.replace(run.diff, source.diff.decode("utf-8", "surrogateescape"), number)
+    keep_code(run, experiment)
 
 
 def created_by(experiment: Experiment, cluster: str, argv: Sequence[str]) -> events.Created:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from fake_slurm import Foretelling, Installed
 
 from tests.bash_front import SCRIPTS, script, with_front
 from tests.gangrun_cli import Done, Project
 
 Said = Callable[..., Done]
+Fake = Callable[..., Installed]
+START = (0, "sbatch: Job 7 to start at 2020-01-01T00:00:00 using 4 processors on nodes node1 in partition idle\n")
+"""What Slurm says of a job that could start at once."""
 
 
 def bash(project: Project, file: str, **env: str) -> Done:
@@ -170,6 +176,55 @@ def test_resume_goes_on_as_the_same_run(project: Project) -> None:
     assert (Path(run["dir"]) / "spec.1.toml").exists()
     again = bash(project, f"{SCRIPTS}/900_again_0.sh")
     assert (again.code, "has succeeded: there is nothing to resume" in again.err) == (2, True)
+
+
+def test_partition_auto_is_settled_before_the_job_is_sent(project: Project, fake_slurm: Fake) -> None:
+    slurm = fake_slurm(Foretelling)
+    told = {"busy": (1, "allocation failure: Requested node configuration is not available\n"), "idle": START}
+    (slurm.folder / "forecasts.json").write_text(json.dumps(told))
+    with_front(project)
+    script(project, "000_x_0", "train --partition=auto --time=1:00:00")
+    done = bash(project, f"{SCRIPTS}/000_x_0.sh", GANGRUN_CLUSTER="slurm")
+    assert done.code == 0, done.err
+    assert "partition idle, where it starts at once (busy: " in done.err
+    (job,) = slurm.jobs()
+    head = Path(project.run()["dir"], "script.sh").read_text()
+    assert ("#SBATCH --partition=idle\n" in head, job["name"]) == (True, project.run()["run"])
+    # Here, where nothing is queued, there is no partition to choose.
+    done = bash(project, f"{SCRIPTS}/000_x_0.sh", GANGRUN_CLUSTER="local")
+    assert (done.code, len(slurm.jobs())) == (0, 1), done.err
+    assert project.run()["state"] == "COMPLETED"
+
+
+def test_a_snapshot_is_of_the_code_that_the_script_found(project: Project) -> None:
+    """An attempt that the script itself begins anew has the code as it is by then, and the record says so."""
+    with_front(project)
+    project.write(".gitignore", "outputs\n.config\nbroken\n")
+    train = project.dir / "jobs/train.toml"
+    train.write_text(train.read_text() + "\n[code]\nsnapshot = true\n")
+    script(project, "000_x_0", "train")
+    script(project, "900_again_0", 'resume 000_x_0\nexport TRAINING_CONFIG="lr=2"\ntrain')
+    for words in (["init", "--quiet"], ["add", "--all"], ["commit", "--quiet", "--message=first"]):
+        argv = ["git", "-c", "user.name=Ada", "-c", "user.email=ada@example.org", *words]
+        subprocess.run(argv, cwd=project.dir, check=True, capture_output=True)
+    first = project.dir / "train.py"
+    first.write_text(first.read_text().replace('os.path.exists("broken")', "True"))
+    assert bash(project, f"{SCRIPTS}/000_x_0.sh").code == 1
+    folder = Path(project.run()["dir"])
+    old = (folder / "code").resolve()
+    assert f"copied to {old}" in (folder / "job.log").read_text()
+    assert "sys.exit(True)" in (old / "train.py").read_text()
+
+    first.write_text(first.read_text().replace("sys.exit(True)", "print('mended', os.getcwd())"))
+    done = bash(project, f"{SCRIPTS}/900_again_0.sh")
+    assert done.code == 0, done.err
+    run = project.run()
+    new = (folder / "code").resolve()
+    assert (run["dir"], run["attempt"], run["state"], new != old) == (str(folder), 2, "COMPLETED", True)
+    assert f"main.0 | mended {new}" in project.ok("logs").out
+    assert ["sys.exit(True)" in (folder / name).read_text() for name in ("diff.1.patch", "diff.patch")] == [True, False]
+    assert "mended" in (folder / "diff.patch").read_text()
+    assert (folder / "commit.1.txt").exists()
 
 
 BAD = {

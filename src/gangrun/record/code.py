@@ -157,9 +157,13 @@ def _git(env: Mapping[str, str], where: str, *words: str, failing: bool = False)
 
 
 def link(run: RunDir, copy: Copy) -> None:
-    """Points from the run to the copy, which is kept as long as the run may need it. Raises RecordError."""
+    """Points from the run to the copy, which is kept as long as the run may need it, and no longer to an earlier one.
+    Raises RecordError."""
+    fresh = run.code.with_name(f".{run.code.name}.new")
     try:
-        run.code.symlink_to(f"../../../{CODE}/{copy.tree}")
+        fresh.unlink(missing_ok=True)
+        fresh.symlink_to(f"../../../{CODE}/{copy.tree}")
+        fresh.rename(run.code)
     except OSError as error:
         raise refusal("cannot link the copy of the code", str(run.code), error) from error
 

@@ -331,15 +331,21 @@ class RunDir:
 
     def replace(self, path: Path, text: str, number: int) -> None:
         """Puts `text` in the place of a file of the run, whose content so far stays under `number`: `script.1.sh`.
+        There is no file where it would be empty.
 
         Raises RecordError.
         """
         fresh = path.with_name(f".{path.name}.new")
         try:
-            fresh.write_text(text, encoding="utf-8", errors="surrogateescape")
-            fresh.chmod(path.stat().st_mode)
-            path.rename(path.with_name(f"{path.stem}.{number}{path.suffix}"))
-            fresh.rename(path)
+            if text:
+                fresh.touch(0o600)
+                fresh.write_text(text, encoding="utf-8", errors="surrogateescape")
+            if path.exists():
+                if text:
+                    fresh.chmod(path.stat().st_mode)
+                path.rename(path.with_name(f"{path.stem}.{number}{path.suffix}"))
+            if text:
+                fresh.rename(path)
         except OSError as error:
             raise refusal("cannot write the next attempt", str(path), error) from error
 
