@@ -42,7 +42,7 @@ class Link:
     @property
     def attempt_dir(self) -> str:
         """The attempt that has to end first. Items of a pool have none that says so: that of the pool."""
-        return str((_pool_of(self.run) or self.run).attempt(self.attempt).path)
+        return str((self.run.pool_around or self.run).attempt(self.attempt).path)
 
     @property
     def done(self) -> bool:
@@ -73,12 +73,6 @@ def link_to(need: Need, links: Mapping[Need, Link]) -> Link:
 
 def _linked(needs: Sequence[Need], links: Mapping[Need, Link]) -> list[Link]:
     return [link_to(need, links) for need in needs if need in links or need.whole in links]
-
-
-def _pool_of(run: RunDir) -> RunDir | None:
-    """The pool that a run is an item of."""
-    sweep = run.sweep
-    return sweep if sweep and sweep.pool_file.exists() else None
 
 
 def _shown(plan: AnyPlan) -> Plan:
@@ -143,7 +137,7 @@ def outside(planned: Sequence[Planned], store_of: Callable[[Path], Store], state
                 mend = f"gangrun resume {run.run_id}, or submit it again" if run else "submit it first, or together"
                 problems.append(experiment.problem(_key(experiment), f"needs {need}, which {words}", mend))
             elif run:
-                events = (_pool_of(run) or run).read_events() if job else []
+                events = (run.pool_around or run).read_events() if job else []
                 links[need] = Link(need, run, job, history(events).first_attempt if job else 1)
     if problems:
         raise SpecError(problems)

@@ -177,8 +177,16 @@ def send(run: RunDir, cluster: str, scheduler: Scheduler, flags: Sequence[str] =
 
 
 def next_attempt(run: RunDir) -> int:
-    """The number of the attempt that a further job of the run begins with."""
-    return max(run.attempts(), default=0) + 1
+    """Prepares a run that has ended for a further job, and gives the number of the attempt that this begins with.
+
+    The driver of a pool is to try again what has failed, and the sweep of an item has not ended any more. Raises
+    RecordError.
+    """
+    number = max(run.attempts(), default=0) + 1
+    run.reopen_pool()
+    if run.sweep is not None:
+        note(run.sweep, [f"{run.item_name} goes on with attempt {number}"])
+    return number
 
 
 def require_ended(state: RunState) -> None:

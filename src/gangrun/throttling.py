@@ -77,8 +77,7 @@ def _nodes(run: RunDir) -> dict[str, int]:
 
 
 def _arrays(run: RunDir, limits: Limits, nodes: int) -> list[list[str]]:
-    numbers = sorted({line.array for line in items.read(run) if line.array is not None})
-    jobs = [job for number in numbers if (job := history(run.array(number).read_events()).job)]
+    jobs = [job for array in run.arrays() if (job := history(array.read_events()).job)]
     most = [limit for limit in (limits.items, limits.nodes // nodes if limits.nodes else 0) if limit]
     if not most:
         return [scontrol.throttle(job, 0) for job in jobs]

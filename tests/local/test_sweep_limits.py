@@ -141,6 +141,37 @@ def test_zero_is_no_limit(project: Project, fake_slurm: Fake, mode: str) -> None
 
 
 @pytest.mark.parametrize("mode", ["jobs", "array"])
+def test_a_sweep_goes_on_with_an_item_that_is_resumed(project: Project, fake_slurm: Fake, mode: str) -> None:
+    fake = fake_slurm()
+    submit(project, mode, "--set", "sweep.x=[2]")
+    ended = {"nodes": "n1", "started": 1.8e9, "ended": 1.8e9 + 1}
+    fake.move("1000", state="FAILED", code=1, **ended)
+    assert project.run()["state"] == "FAILED"
+    assert '"Observed"' in (Path(project.run()["dir"]) / "events.jsonl").read_text(), "and so it is recorded"
+    assert "attempt 1, job 1001" in project.ok("resume", "latest/x=2").out
+    assert (project.run()["state"], project.run()["progress"]["left"]) == ("PENDING", 1)
+    fake.move("1001", state="COMPLETED", **ended)
+    for _ in range(2):
+        run = project.run()
+        assert (run["state"], run["exit_code"], run["progress"]["done"]) == ("COMPLETED", 0, 1)
+
+
+@pytest.mark.parametrize("mode", ["jobs", "array"])
+def test_a_sweep_has_not_ended_while_a_job_may_come_back(project: Project, fake_slurm: Fake, mode: str) -> None:
+    fake = fake_slurm()
+    submit(project, mode, "--set", "sweep.x=[2]")
+    events = Path(project.run()["dir"]) / "events.jsonl"
+    fake.move("1000", state="PREEMPTED", nodes="n1", started=1.8e9, ended=1.8e9 + 1)
+    assert (project.run()["state"], "Observed" in events.read_text()) == ("FAILED", False)
+    fake.move("1000", state="RUNNING", ended=None)
+    assert project.run()["state"] == "RUNNING"
+    project.ok("cancel", "latest")
+    for _ in range(3):
+        assert project.run()["state"] == "CANCELLED"
+    assert events.read_text().count("Observed") == 1
+
+
+@pytest.mark.parametrize("mode", ["jobs", "array"])
 def test_a_sender_that_is_killed_leaves_nothing_in_doubt(project: Project, fake_slurm: Fake, mode: str) -> None:
     """The third job is taken in, and its sender dies before it has heard so."""
     fake = fake_slurm(fakes.HangsWithTheThird)

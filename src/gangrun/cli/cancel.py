@@ -22,8 +22,8 @@ def run(args: argparse.Namespace) -> int:
     found = list(dict.fromkeys(store.find(name) for name in args.runs))
     states = dict(zip(found, inputs.states(found, project), strict=True))
     for run, state in states.items():
-        if not state.final and run.is_item and (sweep := run.sweep) and sweep.pool_file.exists():
-            way_out = f"gangrun cancel {sweep.run_id} ends the pool"
+        if not state.final and (pool := run.pool_around):
+            way_out = f"gangrun cancel {pool.run_id} ends the pool"
             raise UsageError(f"{state.run} is an item of a pool, and cannot be ended alone", way_out=way_out)
     by_cluster: dict[str, list[str]] = {}
     for run, state in states.items():

@@ -37,7 +37,12 @@ def run(args: argparse.Namespace) -> int:
 
     store, project = inputs.store_here(), inputs.project_here()
     states_of = partial(inputs.states, project=project)
-    found = chains.needed_first([store.find(name) for name in args.runs])
+    found = [store.find(name) for name in args.runs]
+    for one in found:
+        if pool := one.pool_around:
+            way_out = f"gangrun resume {pool.run_id} tries again all that has failed"
+            raise UsageError(f"{one.run_id} is an item of a pool, and cannot be resumed alone", way_out=way_out)
+    found = chains.needed_first(found)
     ready = []
     for one, state in zip(found, states_of(found), strict=True):
         submission.require_ended(state)
@@ -59,7 +64,6 @@ def run(args: argparse.Namespace) -> int:
     sent: dict[RunDir, str] = {}
     for one, cluster, links in ready:
         attempt = submission.next_attempt(one)
-        one.reopen_pool()
         lost = submission.lost_hosts(one) if cluster.profile.scheduler == "slurm" else []
         if lost and not args.json:
             print(f"gangrun: it keeps off {', '.join(lost)}, which it has lost", file=sys.stderr)

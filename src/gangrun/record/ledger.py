@@ -189,27 +189,27 @@ def _members(
         if (ended := _ended_state(item, data, now)) is not None:
             found.append(ended)
             continue
-        told = history([])
+        told, answered = history([]), True
         if line.array is not None:
-            _as_task(told, arrays[line.array], line.task)
+            _as_task(told, arrays[line.array].told, line.task)
+            answered = arrays[line.array].answered
         for event in decode_all(data):
             told.add(event)
         if told.job or (line.array is None and told.submitting is not None):
             found.append(_Run(item, told))
         else:
-            state = fold_history(item, told, None, None, now)
+            state = fold_history(item, told, None, None, now, answered=answered)
             unsent = gone and state.state == State.CREATED
             found.append(replace(state, state=State.NEVER_SENT) if unsent else state)
     return found
 
 
-def _array(array: RunDir, scheduler_of: Callable[[str], Scheduler], now: float) -> History:
+def _array(array: RunDir, scheduler_of: Callable[[str], Scheduler], now: float) -> _Run:
     """The record of a Slurm array, brought up to date where its sender left it in doubt."""
     one = _Run(array, history(array.read_events()))
     if _in_doubt(one.told, now):
-        with suppress(GangrunError):
-            _settle([one], scheduler_of(one.told.cluster).find(_job_names([one])), now)
-    return one.told
+        _ask([one], scheduler_of, now)
+    return one
 
 
 def _as_task(told: History, array: History, task: int | None) -> None:
@@ -273,9 +273,18 @@ def _gathered(sweep: _Sweep, states: Sequence[RunState], now: float) -> RunState
         word, code = State.FAILED, 3 if done else 1
     reason = next((state.reason for state in states if state.state in _NOT_SENT and state.reason), "")
     final = replace(known, state=word, exit_code=code, ended=max(ends, default=None), reason=reason)
-    if not final.stale:
-        _keep_sweep(sweep, final, now)
+    new = _observed(final, word, now)
+    if (told.observed is None or replace(told.observed, t=now) != new) and not _may_go_on(sweep, now):
+        with suppress(RecordError):  # a colleague's sweep can be looked at as well
+            sweep.run.append(new)
     return final
+
+
+def _may_go_on(sweep: _Sweep, now: float) -> bool:
+    """Whether an item that has ended may yet turn out otherwise: its job comes back, or there is one after all."""
+    told = [one.told for one in sweep.members if isinstance(one, _Run)]
+    told += [history(array.read_events()) for array in sweep.run.arrays()]
+    return any(_in_doubt(one, now) or (one.observed and not _settled(one.observed, now)) for one in told)
 
 
 def _expected(states: Sequence[RunState], running: int, now: float) -> float | None:
@@ -285,31 +294,6 @@ def _expected(states: Sequence[RunState], running: int, now: float) -> float | N
     if not took or not running or not left:
         return None
     return now + sum(took) / len(took) * (left - running / 2) / running
-
-
-def _keep_sweep(sweep: _Sweep, state: RunState, now: float) -> None:
-    progress = state.progress
-    assert progress is not None  # noqa: S101 - for the type checker
-    event = Observed(
-        "",
-        state.state,
-        exit_code=state.exit_code,
-        reason=state.reason,
-        started=state.started,
-        ended=state.ended,
-        cluster=state.cluster,
-        created=state.created,
-        submitted=state.submitted,
-        mode=state.mode,
-        items=progress.items,
-        done=progress.done,
-        wrong=progress.wrong,
-        t=now,
-    )
-    try:
-        sweep.run.append(event)
-    except RecordError:
-        return  # a colleague's sweep can be looked at as well
 
 
 def _ended_state(run: RunDir, data: bytes, now: float) -> RunState | None:
@@ -440,12 +424,13 @@ def _fold(one: _Run, now: float) -> RunState:
     begun = told.submitting is not None or told.job
     facts = one.run.facts(replicas=False) if begun and (status is not None or not proven) else None
     state = fold_history(one.run, told, facts, status, now, answered=one.answered)
-    if told.job and one.answered and state.final and (facts is not None or not proven):
-        if facts is not None and state.exit_code != 0:
-            state = fold_history(one.run, told, one.run.facts(facts.number), status, now)
-        _keep(one, state, facts, now)
+    ended = told.job and one.answered and state.final and (facts is not None or not proven)
+    if ended and facts is not None and state.exit_code != 0:
+        state = fold_history(one.run, told, one.run.facts(facts.number), status, now)
     if state.mode == "pool" and state.progress is not None:
         state = replace(state, progress=pools.progress(one.run, state.progress.items))
+    if ended:
+        _keep(one, state, facts, now)
     return replace(state, note=one.note) if one.note else state
 
 
@@ -462,8 +447,16 @@ def _keep(one: _Run, state: RunState, facts: AttemptFacts | None, now: float) ->
         quiet = now - max((sign for sign in signs if sign is not None), default=0.0)
         if not (told.local or state.exit_code == 0 or over(facts) or quiet > RECORD_DECIDES):
             return
-    new = Observed(
-        told.job,
+    new = _observed(state, word, now)
+    if old is None or replace(old, t=now) != new or (_whole(new) and not _whole(old)):
+        one.record(new)
+
+
+def _observed(state: RunState, word: str, now: float) -> Observed:
+    """What is recorded of an end, under the word for it."""
+    progress = state.progress or Progress(0)
+    return Observed(
+        state.job,
         word,
         exit_code=state.exit_code,
         reason=state.reason,
@@ -473,17 +466,15 @@ def _keep(one: _Run, state: RunState, facts: AttemptFacts | None, now: float) ->
         attempt=state.attempt,
         cause=state.cause,
         failed=state.failed,
+        cluster=state.cluster,
         created=state.created,
         submitted=state.submitted,
-        cluster=state.cluster,
         mode=state.mode,
+        items=progress.items,
+        done=progress.done,
+        wrong=progress.wrong,
         t=now,
     )
-    if state.progress is not None:
-        counted = pools.progress(one.run, state.progress.items)
-        new = replace(new, items=counted.items, done=counted.done, wrong=counted.wrong)
-    if old is None or replace(old, t=now) != new or (_whole(new) and not _whole(old)):
-        one.record(new)
 
 
 def _word(state: RunState) -> str:

@@ -182,6 +182,12 @@ class RunDir:
         return f"/{ITEMS}/" in self.dir and self.sweep is not None and self.dir.rsplit("/", 2)[1] == ITEMS
 
     @property
+    def pool_around(self) -> RunDir | None:
+        """The pool that this is an item of; None for a run, and for an item that is a job itself."""
+        sweep = self.sweep
+        return sweep if sweep and sweep.pool_file.exists() else None
+
+    @property
     def item_name(self) -> str:
         """The name of an item in its sweep."""
         _, kind, name = self.dir.rsplit("/", 2)
@@ -190,6 +196,10 @@ class RunDir:
     def array(self, number: int) -> RunDir:
         """The directory of one of its Slurm arrays, which is recorded as a run is."""
         return RunDir(f"{self.dir}/{ARRAYS}/{number}")
+
+    def arrays(self) -> list[RunDir]:
+        """All of them, in order; none for what is no sweep in arrays."""
+        return [self.array(number) for number in sorted(int(name) for name in _names(f"{self.dir}/{ARRAYS}"))]
 
     def item(self, name: str) -> RunDir:
         """The directory of one of its items."""
