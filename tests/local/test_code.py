@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from gangrun.record import code
 from tests.gangrun_cli import Done, Project, sh, wait_for
 
 Said = Callable[..., Done]
@@ -191,6 +192,18 @@ def test_clean_leaves_alone_what_is_needed_and_what_is_not_its_own(repository: P
     folder.symlink_to(project.dir / "elsewhere")
     assert "0 of 0 copies" in said("clean", "--failed").out
     assert (project.dir / "elsewhere" / second).is_dir()
+
+
+def test_a_copy_that_is_given_out_meanwhile_is_not_deleted(tmp_path: Path) -> None:
+    copy = tmp_path / code.CODE / ("0" * 40)
+    copy.mkdir(parents=True)
+    (found,) = code.kept(tmp_path, {})
+    os.utime(copy, (found.used + 1, found.used + 1))  # as `code.make` does for the next run
+    assert not found.delete()
+    assert copy.is_dir()
+    (found,) = code.kept(tmp_path, {})
+    assert found.delete()
+    assert not list((tmp_path / code.CODE).iterdir())
 
 
 def test_what_cannot_be_copied(repository: Project, said: Said) -> None:

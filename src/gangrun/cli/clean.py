@@ -41,9 +41,10 @@ def run(args: argparse.Namespace) -> int:
         stays = next((f"{state.run}, which is {state.state}" for state in needy), "")
         if not stays and time.time() - copy.used < code.IN_USE:
             stays = "whoever was given it within the last two minutes"
-        rows.append((copy, copy.size, stays))
-        if not stays and not args.dry_run:
-            copy.delete()
+        size = copy.size
+        if not stays and not args.dry_run and not copy.delete():
+            stays = "whoever was given it just now"
+        rows.append((copy, size, stays))
     if not args.dry_run:
         code.clear(outputs)
     if args.json:

@@ -88,7 +88,8 @@ def make(copy: Copy) -> None:
     """Makes the copy, unless it is there. Raises RecordError where it cannot be written."""
     path = Path(copy.path)
     try:
-        if path.is_dir():
+        # Not a look whether it is there before: `Kept.delete` may come between.
+        with suppress(FileNotFoundError):
             with suppress(PermissionError):  # it may be a colleague's
                 os.utime(path)
             return
@@ -191,14 +192,19 @@ class Kept:
         """Bytes on the disk."""
         return sum(entry.stat(follow_symlinks=False).st_blocks * 512 for entry in _walk(self.path))
 
-    def delete(self) -> None:
-        """Deletes it, in one step as far as others see. Raises RecordError."""
+    def delete(self) -> bool:
+        """Deletes it, in one step as far as others see; not, and False, where a run was given it since it was looked
+        at. Raises RecordError."""
         gone = self.path.with_name(f".gone-{self.path.name}")
         try:
-            self.path.rename(gone)
+            self.path.rename(gone)  # first, as nobody is given it from now on
+            if gone.stat().st_mtime > self.used:
+                gone.rename(self.path)
+                return False
         except OSError as error:
             raise refusal("cannot delete a copy of the code", str(self.path), error) from error
         _delete(gone)
+        return True
 
 
 def kept(outputs: Path, runs: Mapping[str, tuple[RunDir, ...]]) -> list[Kept]:
