@@ -17,7 +17,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from gangrun.errors import InputError
+from gangrun.record.links import point
 from gangrun.record.rundir import RunDir
+from gangrun.record.words import refusal
 
 RUN = "run"
 _OF_OTHERS = ("rl.sh", "sft.sh", "configs")
@@ -67,7 +69,7 @@ class OutputDir:
 
     def clean(self, keep: Iterable[Path]) -> None:
         """Deletes all that is in it, and follows no link out of it. Raises InputError where something of `keep` is in
-        it, and then deletes nothing."""
+        it, and then deletes nothing; RecordError for what cannot be deleted."""
         real = self.path.resolve()
         for one in keep:
             if one.resolve().is_relative_to(real):
@@ -76,28 +78,28 @@ class OutputDir:
                     where=str(self.path),
                     way_out="choose another output_dir, or delete by hand what is to go",
                 )
-        for entry in os.scandir(self.path):
-            if entry.is_dir(follow_symlinks=False):
-                shutil.rmtree(entry.path)
-            else:
-                Path(entry.path).unlink()
+        try:
+            for entry in os.scandir(self.path):
+                if entry.is_dir(follow_symlinks=False):
+                    shutil.rmtree(entry.path)
+                else:
+                    Path(entry.path).unlink()
+        except OSError as error:
+            raise refusal("--clean cannot delete all of it", error.filename or str(self.path), error) from error
 
     def take(self, run: RunDir, script: str) -> None:
-        """Points from it to the run that holds it from now on. Raises InputError where a link cannot be made."""
+        """Points from it to the run that holds it from now on. Raises RecordError where a link cannot be made."""
         for name, target in ((RUN, run.dir), (script, f"{RUN}/{run.script.name}"), ("configs", f"{RUN}/configs")):
             _point(self.path / name, target)
 
 
 def point_to_script(run: RunDir, script: str) -> None:
-    """The run's script under the name that a recipe promises."""
+    """The run's script under the name that a recipe promises. Raises RecordError."""
     _point(run.path / script, run.script.name)
 
 
 def _point(link: Path, target: str) -> None:
-    fresh = link.parent / f".{link.name}.new"
     try:
-        fresh.unlink(missing_ok=True)
-        fresh.symlink_to(target)
-        fresh.replace(link)
+        point(link, target)
     except OSError as error:
-        raise InputError(f"cannot make the link {link.name}", where=str(link.parent), why=str(error)) from error
+        raise refusal(f"cannot make the link {link.name}", str(link.parent), error) from error

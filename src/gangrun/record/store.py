@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from gangrun.errors import RecordError, RunNotFound
 from gangrun.record import items
 from gangrun.record.events import Created, Found, Note, Submitted, decode_all, encode
+from gangrun.record.links import point
 from gangrun.record.naming import readings, run_id, sanitise, stamp_key, stamps
 from gangrun.record.rundir import EVENTS, LATEST, NODE, RunDir
 from gangrun.record.words import refusal
@@ -97,7 +98,7 @@ class Store:
                 raise refusal("cannot make the run directory", error.filename or str(folder), error) from error
             raise
         try:
-            _link(run.latest, run.stamp)
+            point(run.latest, run.stamp)
         except OSError as error:
             # The run is complete without it, and whoever looks for the newest run reads the names instead.
             run.append(Note(f"no link `latest`: {error.strerror}"))
@@ -115,7 +116,7 @@ class Store:
                     entry.rename(run.path / entry.name)
                 place.rmdir()
             place.parent.mkdir(parents=True, exist_ok=True)
-            _link(place, os.path.relpath(run.dir, place.parent))
+            point(place, os.path.relpath(run.dir, place.parent))
         except OSError as error:
             raise refusal("cannot link the run", str(place), error) from error
 
@@ -323,17 +324,6 @@ def _write(path: Path, data: bytes, mode: int) -> None:
         raise
     finally:
         os.close(handle)  # a quota on a network file system speaks up only here
-
-
-def _link(link: Path, target: str) -> None:
-    """Points `link` at `target` in one step, so that it always points somewhere."""
-    fresh = link.parent / f".{link.name}.{Path(target).name}.new"
-    fresh.symlink_to(target)
-    try:
-        fresh.replace(link)
-    except OSError:
-        fresh.unlink()
-        raise
 
 
 def _remove(draft: Path | None, made: list[Path]) -> None:
