@@ -79,7 +79,7 @@ class OutputDir:
                     way_out="choose another output_dir, or delete by hand what is to go",
                 )
         try:
-            for entry in os.scandir(self.path):
+            for entry in list(os.scandir(self.path)):
                 if entry.is_dir(follow_symlinks=False):
                     shutil.rmtree(entry.path)
                 else:
