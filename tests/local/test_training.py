@@ -65,6 +65,21 @@ def test_a_run_in_its_own_directory(tiny: Project) -> None:
     assert not marked(f"GANGRUN_RUN_DIR={folder}"), "the service went with the others"
 
 
+def test_it_waits_for_the_steps_that_it_needs(tiny: Project) -> None:
+    wait = "for ((n = 0; n < 600; n++)); do [[ -e go ]] && exit; sleep 0.1; done; exit 1"
+    tiny.write("000_data_0.toml", f"command = ['bash', '-c', '{wait}']\n")
+    tiny.ok("submit", "000_data_0.toml")
+    tiny.ok("rl", "@", "a.toml", "--gangrun.needs", "000_data_0")
+    assert (
+        f'"type":"Needs","run":"{tiny.run("000_data_0")["run"]}"'
+        in Path(tiny.run("tiny")["dir"], "events.jsonl").read_text()
+    )
+    assert not (tiny.dir / "trained.toml").exists()
+    tiny.write("go", "")
+    wait_for(lambda: tiny.run("tiny")["state"] == "COMPLETED")
+    assert (tiny.dir / "trained.toml").exists()
+
+
 def test_an_output_directory_holds_one_run(tiny: Project, said: Said) -> None:
     words = ("rl", "@", "a.toml", "--output-dir", "out dir/it's", "--wait")
     tiny.ok(*words)
@@ -104,6 +119,8 @@ BAD: dict[str, tuple[tuple[str, ...], str]] = {
     "not a directory": (("--output-dir", "a.toml/o"), "the output directory cannot be written"),
     "a dry run that deletes": (("--dry-run", "--clean", "--output-dir", "o"), "a dry run must not"),
     "a project to clean": (("--clean", "--output-dir", "."), "--clean would delete"),
+    "a sweep": (("--gangrun.sweep.lr", "[1, 2]"), "--gangrun.sweep.lr: gangrun.sweep.lr: is about many items"),
+    "a step without a run": (("--gangrun.needs", "000_data_0"), "needs project/000_data_0, which has no run yet"),
     "flags for sbatch": (("--", "--qos=x"), "no sbatch to take flags"),
 }
 

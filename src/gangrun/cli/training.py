@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(job: Job, args: argparse.Namespace) -> int:
     """Plans, records and sends the job; with --dry-run all but the last."""
-    from gangrun import clusters, submission
+    from gangrun import chains, clusters, submission
     from gangrun.partitions import Chooser
     from gangrun.plan.model import Plan
     from gangrun.record.outdir import point_to_script
@@ -43,7 +43,7 @@ def run(job: Job, args: argparse.Namespace) -> int:
     from gangrun.views.runs import as_data
     from gangrun.views.terminal import print_json
 
-    experiment = job.experiment
+    experiment = inputs.with_code(job.experiment)
     inputs.check_name(experiment)
     place = str(experiment.origin("cluster"))
     cluster = clusters.choose(None, experiment.spec.cluster, experiment.project, place)
@@ -53,22 +53,29 @@ def run(job: Job, args: argparse.Namespace) -> int:
     experiment, plan = Chooser(args.flags, inputs.say).settle(experiment, cluster, resolve(experiment, cluster))
     assert isinstance(plan, Plan)  # noqa: S101 - for the type checker; a recipe is no sweep
     render(plan, "check", "/run")
+    clusters.require_container_parts([plan], cluster)
+    store = submission.store_of(experiment.project)
+    links = chains.outside([(experiment, plan)], lambda _: store, lambda runs: inputs.states(runs, experiment.project))
+    plan = chains.bound(experiment, plan, links)
+    waits = () if local else chains.flags(list(dict.fromkeys(link.job for link in links.values() if link.job)))
     dry = args.dry_run or job.dry_run
     if not dry:
         clusters.require_sbatch(cluster)
     if dry and args.clean:
         raise UsageError("--clean deletes, and a dry run must not", way_out="leave one of the two out")
     outputs = _ready(job, args)
-    created = submission.create(submission.store_of(experiment.project), experiment, plan, sys.argv)
+    inputs.say_what_is_copied([experiment])
+    created = submission.create(store, experiment, plan, sys.argv)
+    chains.note(created, list(links.values()))
     point_to_script(created, job.script)
     if outputs and not (dry and args.resume):  # the run that is there goes on holding it
         outputs.take(created, job.script)
     folder = outputs.path if outputs else created.path
     if dry:
         print(f"{created.run_id}  written, not sent  {created.dir}")
-        print(_command(cluster.profile, args.flags, created))
+        print(_command(cluster.profile, [*waits, *args.flags], created))
         return 0
-    number = submission.send(created, cluster.name, clusters.scheduler_of(cluster, inputs.say), args.flags)
+    number = submission.send(created, cluster.name, clusters.scheduler_of(cluster, inputs.say), (*waits, *args.flags))
     if not args.json:
         print(f"{created.run_id}  job {number} on {cluster.name}  {created.dir}", flush=True)
         for name in job.logs:

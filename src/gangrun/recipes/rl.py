@@ -207,14 +207,21 @@ def _sizes(config: RL, components: Components) -> None:
     if not config.num_infer_nodes:
         components.problem(("inference",), "has no nodes: num_infer_nodes = 0", "give it nodes, or leave it out")
         return
-    tp, dp = components.get("inference", "parallel", "tp") or 1, components.get("inference", "parallel", "dp")
+    said = {name: components.get("inference", "parallel", name) for name in ("tp", "dp")}
+    wrong = [name for name, value in said.items() if value is not None and (type(value) is not int or value < 1)]
+    for name in wrong:
+        key = ("inference", "parallel", name)
+        components.problem(key, f"should be a whole number from 1, not {said[name]!r}")
+    if wrong:
+        return
+    tp, dp = said["tp"] or 1, said["dp"]
     if gpus and dp is None:
         if gpus % tp:
             what = f"{gpus} GPUs of a node do not divide into groups of {tp}"
             components.problem(("inference", "parallel", "tp"), what, "choose a divisor of gpus_per_node")
             return
         dp = gpus // tp
-        put(("inference", "parallel", "dp"), dp, "")
+        put(("inference", "parallel", "dp"), dp, f"gpus_per_node / tp = {dp}", "leave it out")
     if gpus and tp * dp > gpus:
         what = f"tp x dp = {tp * dp} GPUs, and a node has gpus_per_node = {gpus}"
         components.problem(("inference", "parallel"), what)

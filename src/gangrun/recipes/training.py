@@ -80,7 +80,7 @@ class Training(Config):
     slurm: Slurm = Slurm()
     """What the job asks for, and its template."""
     gangrun: Own
-    """Any key of an experiment file, laid over what the recipe makes."""
+    """Any key of an experiment file but those of sweeps, laid over what the recipe makes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +199,18 @@ class Setting:
             if at[0] == "gangrun" and len(at) > 1:
                 over[at[1:]] = _renamed(source, at)
         values, sources = merge(values, sources, config.gangrun, over)
-        return experiment_of(values, self.file, sources)
+        made = experiment_of(values, self.file, sources)
+        _refuse_items(made)
+        return made
+
+
+def _refuse_items(made: Experiment) -> None:
+    """Raises SpecError for tables of `[gangrun]` that are about the items of a sweep."""
+    for table in ("sweep", "pool", "campaign"):
+        if getattr(made.spec, table) is not None:
+            key = next((key for key in made.sources if key[:1] == (table,)), (table,))
+            way_out = "call it once for each, with the flags that differ"
+            raise SpecError([made.problem(key, "is about many items, and this is one job", way_out)])
 
 
 def command(words: Sequence[str], config: str, **known: str) -> list[str]:

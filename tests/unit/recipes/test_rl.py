@@ -437,6 +437,19 @@ def test_a_template_that_fails(text: str, job: Callable[..., Job], write: Write)
             ["exp/a.toml:4: inference.parallel.tp: 8 GPUs of a node do not divide into groups of 3 (choose a divisor"],
         ),
         (
+            SMALL + 'parallel = { tp = "4", dp = 0 }\n',
+            "",
+            [
+                "exp/a.toml:4: inference.parallel.tp: should be a whole number from 1, not '4'",
+                "exp/a.toml:4: inference.parallel.dp: should be a whole number from 1, not 0",
+            ],
+        ),
+        (
+            SMALL + "parallel = 4\n",
+            "",
+            ["exp/a.toml:4: inference.parallel: 4 leaves no room for inference.parallel.dp"],
+        ),
+        (
             SMALL + "parallel = { tp = 4, dp = 4 }\n",
             "",
             ["exp/a.toml:4: inference.parallel: tp x dp = 16 GPUs, and a node has gpus_per_node = 8"],
@@ -456,6 +469,7 @@ def test_a_template_that_fails(text: str, job: Callable[..., Job], write: Write)
             "",
             ["exp/a.toml:7: trainer.ckpt: 'None' leaves no room for trainer.ckpt.interval"],
         ),
+        (SMALL, "--gangrun.pool.gpus 1", ["--gangrun.pool.gpus: gangrun.pool.gpus: is about many items, and this is"]),
         (SMALL, "--slurm.time 90", ["--slurm.time: slurm.time: 90 could mean minutes or seconds"]),
         (SMALL, "--slurm.sbatch.array 1-3", ["--slurm.sbatch.array: slurm.sbatch.array: --array is gangrun's own"]),
         (
