@@ -11,7 +11,7 @@ import os
 import subprocess
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,8 @@ from gangrun.script.written import MONITOR, written
 from gangrun.spec import toml
 from gangrun.spec.load import Experiment
 from gangrun.spec.model import Resume
+
+_user = cache(getpass.getuser)  # which may ask a directory server over the network
 
 
 def store_of(project: Path) -> Store:
@@ -130,7 +132,7 @@ def created_event(file: Path, cluster: str, argv: Sequence[str]) -> events.Creat
         cwd=str(Path.cwd()),
         cluster=cluster,
         host=os.uname().nodename,
-        user=getpass.getuser(),
+        user=_user(),
     )
 
 
@@ -255,4 +257,4 @@ def end_steps(run: RunDir, scheduler: Scheduler) -> None:
 def note_cancel(run: RunDir, job: str = "") -> None:
     """Records that somebody here wants a run to end, without which its end by a signal would count as a failure."""
     with suppress(RecordError):  # on a full disk a run must be cancelled all the same
-        run.append(events.CancelRequested(job, os.uname().nodename, getpass.getuser()))
+        run.append(events.CancelRequested(job, os.uname().nodename, _user()))
