@@ -32,9 +32,10 @@ def allocation(words: Sequence[str]) -> Table:
         if flag in _KEYS:
             table[_KEYS[flag]] = int(value) if flag == "cpus-per-task" and _is_number(value) else value
         elif flag == "nodes":
-            if not _is_number(value):
+            nodes = int(value) if _is_number(value) else 0
+            if not nodes:
                 raise UsageError(f"--nodes={value}: a plan needs one number of nodes", way_out="--nodes=2")
-            table["nodes"] = int(value)
+            table["nodes"] = nodes
         elif flag == "time":
             table["time"] = _time(str(value))
         elif flag in ("gres", "gpus-per-node"):

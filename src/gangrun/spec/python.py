@@ -77,6 +77,9 @@ def load(path: str | Path) -> Variant:
     target = reading.file.parent / Path(path).expanduser()
     if not target.is_file():
         raise SpecError([Problem("load", f"no such file: {target}", str(reading.file), _line())])
+    if target.suffix == SUFFIX:
+        what = f"{target.name} makes items of its own, and a base is one experiment"
+        raise SpecError([Problem("load", what, str(reading.file), _line(), "import what they share")])
     return Variant(files.load(target, reading.overrides), {}, _line())
 
 

@@ -33,7 +33,11 @@ def test_they_mean(words: str, table: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    "words", ["fast", "--", "--time", "--time --mem=1G", "--nodes=1-4", "--gpus=3 --nodes=2", "--gpus=-1", "-?x"]
+    "words",
+    [
+        *("fast", "--", "--time", "--time --mem=1G", "--nodes=1-4", "--gpus=2 --nodes=0"),
+        *("--gpus=3 --nodes=2", "--gpus=-1", "-?x"),
+    ],
 )
 def test_they_cannot_mean(words: str) -> None:
     with pytest.raises(UsageError):

@@ -126,6 +126,10 @@ MISTAKES = {
         'from gangrun import load\ndef experiments():\n yield load("bse.toml")',
         "exp/000_scan_3.py:3: load: no such file: exp/bse.toml",
     ),
+    "a base in Python, such as itself": (
+        'from gangrun import load\ndef experiments():\n yield load("000_scan_3.py")',
+        "exp/000_scan_3.py:3: load: 000_scan_3.py makes items of its own, and a base is one experiment",
+    ),
     "a value that no file could hold": (
         'from gangrun import load\ndef experiments():\n yield load("base.toml").vary(\n  lr=None)',
         "exp/000_scan_3.py:3: experiments: None is no value of an experiment",
