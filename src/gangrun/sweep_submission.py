@@ -202,6 +202,7 @@ def _settings(sweep: SweepPlan, job: Plan, flags: Sequence[str], run: RunDir) ->
         "v": 1,
         "engine": pool.engine if said else "steps",
         "call": pool.call if said else None,
+        "own_step": pool.own_step and said and job.scheduler == "slurm",
         "continue": pool.continue_ and said,
         "flags": list(flags),
         "merge": _merge(sweep, run),

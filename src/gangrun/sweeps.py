@@ -119,6 +119,7 @@ def plan_sweep(experiment: Experiment, cluster: Cluster) -> SweepPlan:
     items = expand(experiment)
     _check_keys(experiment, asked, items)
     _check_campaign(experiment, asked)
+    _check_own_step(experiment, cluster, asked)
     planned = tuple(_planned(experiment, cluster, items, _in_pool if asked == "pool" else _alone))
     most = sweep.max_parallel
     if asked == "pool":
@@ -182,6 +183,28 @@ def _check_campaign(experiment: Experiment, mode: Mode) -> None:
     if pool.call is not None:
         what = "a function has no exit, log and result of its own to judge: a campaign's items are commands"
         raise SpecError([experiment.problem(("pool", "call"), what)])
+
+
+def _check_own_step(experiment: Experiment, cluster: Cluster, mode: Mode) -> None:
+    """A step of an item's own has whole GPUs and a number of CPUs, and ends with the item."""
+    pool = experiment.spec.pool or Pool()
+    if mode != "pool" or not pool.own_step:
+        return
+
+    def wrong(key: str, what: str, way_out: str) -> SpecError:
+        return SpecError([experiment.problem(("pool", key), what, way_out)])
+
+    if pool.engine == "ray":
+        raise wrong("own_step", "Ray starts the items, as its own processes", 'engine = "steps", or no own_step')
+    if pool.call is not None:
+        what = f"workers that stay call {pool.call} for item after item: none of these is a step"
+        raise wrong("own_step", what, "a command in place of pool.call, or no own_step")
+    if pool.gpus is not None and 0 < pool.gpus < 1:
+        raise wrong("gpus", f"{pool.gpus:g}, but a step has whole GPUs", "gpus = 1, or no own_step")
+    whole, _ = effective_allocation(experiment, cluster)
+    gpus = whole.gpus if pool.gpus is None else pool.gpus
+    if cluster.profile.scheduler == "slurm" and gpus and pool.cpus is None and whole.cpus is None:
+        raise wrong("own_step", "nobody says how many CPUs the step of an item has", "allocation.cpus, or pool.cpus")
 
 
 _Make: TypeAlias = "Callable[[Experiment, Cluster, Mapping[str, plan.Value]], tuple[plan.Plan, float, int | None]]"

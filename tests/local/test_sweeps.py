@@ -62,6 +62,13 @@ def test_a_terminal_shows_how_far_it_is_and_the_report_what_it_came_to(project: 
     assert "<td>  wasted: held, but idle</td>" in page
 
 
+def test_steps_of_their_own_are_processes_on_this_machine(project: Project) -> None:
+    pool = "[allocation]\ngpus = 1\ncpus = 1\n[pool]\nown_step = true\n"
+    project.write(FILE, 'command = ["echo", "{n}"]\n' + pool + "[sweep]\nn = [1, 2]\n")
+    project.ok("run", FILE)
+    assert {item["state"] for item in project.run()["items"]} == {"COMPLETED"}
+
+
 def test_a_file_in_python_is_planned_and_run(project: Project) -> None:
     project.write("experiments/base.toml", 'command = ["echo", "{greeting}", "{seed}"]\n')
     file = "experiments/sweep/000_greet_0.py"

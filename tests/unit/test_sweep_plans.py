@@ -174,3 +174,24 @@ def test_a_problem_of_one_item_alone_is_found(write: Write) -> None:
     file = write('command = ["x"]\n[sweep]\nlr = [1, 2]\n"allocation.nodes" = [1, 0]')
     with pytest.raises(SpecError, match=r"sweep\.allocation\.nodes.*greater than or equal to 1"):
         plan_sweep(load(file), SITE)
+
+
+@pytest.mark.parametrize(
+    ("pool", "words"),
+    [
+        ("engine = 'ray'", r"pool\.own_step: Ray starts the items"),
+        ("call = 'a:b'", r"pool\.own_step: workers that stay call a:b"),
+        ("gpus = 0.5", r"pool\.gpus: 0\.5, but a step has whole GPUs"),
+        ("gpus = 1", r"pool\.own_step: nobody says how many CPUs the step of an item has"),
+        ("cpus = 'no'", r"pool\.cpus"),
+    ],
+)
+def test_what_does_not_go_with_steps_of_their_own(write: Write, pool: str, words: str) -> None:
+    file = write(f"command = ['x', '{{lr}}']\nallocation.gpus = 2\nsweep.lr = [1, 2]\n[pool]\n{pool}\nown_step = true")
+    with pytest.raises(SpecError, match=words):
+        plan_sweep(load(file), SITE)
+
+
+def test_steps_of_their_own_are_true_or_false(write: Write) -> None:
+    with pytest.raises(SpecError, match=r"pool\.own_step"):
+        load(write("command = ['x']\n[sweep]\nlr = [1]\n[pool]\nown_step = 'yes'"))

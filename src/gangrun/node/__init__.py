@@ -19,8 +19,9 @@ PROGRAMS = ("checkpoint.py", "lighthouse.py", "monitor.py", "trace.py")
 POOL = tuple(
     f"pool/{name}.py"
     for name in (
-        "__init__", "__main__", "agent", "agents", "attempt", "channel", "driver", "engine", "folder", "items",
-        "journal", "merge", "places", "processes", "ray_node", "rays", "waiting", "walltime", "warm",
+        "__init__", "__main__", "agent", "agents", "attempt", "channel", "door", "driver", "engine", "folder",
+        "items", "journal", "merge", "own_step", "places", "processes", "ray_node", "rays", "waiting", "walltime",
+        "warm",
     )
 )  # fmt: skip
 """What the job of a pool runs."""

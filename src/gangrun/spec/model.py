@@ -615,6 +615,8 @@ class Pool(_Model):
     """How often an item that fails is tried again."""
     continue_: bool = Field(default=False, alias="continue")
     """Whether a further job is queued for what the time limit leaves undone."""
+    own_step: Truth = False
+    """Whether each item is a Slurm step of its own, which `sacct` and `squeue -s` show by the item's name."""
     call: FunctionName | None = None
     """`"module:function"`, called in workers that stay alive, with the item's parameters, in place of a command."""
 

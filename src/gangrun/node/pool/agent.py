@@ -19,7 +19,7 @@ from dataclasses import replace
 from typing import Any
 
 from .channel import AGENT_GIVES_UP, BEAT, LAST_GRACE, Channel, ChannelError, Message, connect, nonce, proof, proved
-from .processes import Processes, Report, Worker, adopt
+from .processes import Processes, Report, adopt
 
 DOUBT = 0.5
 """Seconds in which an end other than with 0 may turn out to be the job's: a signal to all of the job reaches its
@@ -32,7 +32,7 @@ class Agent:
     def __init__(self, place: argparse.Namespace) -> None:
         self._place = place
         self._selector = selectors.DefaultSelector()
-        self._processes = Processes(self._ended, LAST_GRACE, self._selector)
+        self._processes = Processes(self._begun, self._ended, LAST_GRACE, self._selector)
         self._channel: Channel | None = None
         self._stopping = False
         self._finished = False
@@ -162,6 +162,10 @@ class Agent:
 
     # --- the items ---------------------------------------------------------------------------------------------------
 
+    def _begun(self, ticket: int, gpus: list[str]) -> None:
+        if self._channel is not None:
+            self._channel.send({"began": ticket, "gpus": gpus})
+
     def _ended(self, report: Report) -> None:
         if report.code and not report.why:
             self._doubted.append((time.monotonic() + DOUBT, report))
@@ -194,7 +198,7 @@ class Agent:
                 with suppress(BlockingIOError):
                     while self._awake.recv(4096):
                         pass
-            elif isinstance(key.data, Worker):
+            elif key.data is not None:
                 self._processes.answer(key.data)
         self._processes.reap()
         self._processes.tick()

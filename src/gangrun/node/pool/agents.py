@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 from .channel import DRIVER_GIVES_UP, Channel, ChannelError, Message, listen, nonce, proof, proved
-from .engine import Event, NodeGone, NodeUp, Over
+from .engine import Begun, Event, NodeGone, NodeUp, Over
 
 
 class Guest:
@@ -42,7 +42,7 @@ class Agents:
         """See Engine."""
         guest = self._by_node[node]
         self._send(guest, order)
-        return [guest.gpus[gpu] for gpu in order["gpus"]]
+        return None if order["own_step"] else [guest.gpus[gpu] for gpu in order["gpus"]]
 
     def _send(self, guest: Guest, order: dict[str, Any]) -> None:
         guest.tickets.add(order["ticket"])
@@ -109,6 +109,8 @@ class Agents:
             for message in guest.channel.receive():
                 if not guest.node:
                     self._introduce(guest, message)
+                elif "began" in message:
+                    self._events.append(Begun(message["began"], message["gpus"]))
                 elif "ended" in message:
                     guest.tickets.discard(message["ended"])
                     self._events.append(Over(message["ended"], message["code"], message["seconds"], message["why"]))

@@ -94,6 +94,8 @@ class Driver:
         self._places = Places()
         self._running: dict[int, tuple[Item, Place, float]] = {}
         """By ticket; with when it began."""
+        self._awaited: set[int] = set()
+        """Those whose beginning has not been noted."""
         self._ticket = 0
         self._waiting = Waiting()
         self._late: list[Item] = []
@@ -244,6 +246,7 @@ class Driver:
         if event.ticket not in self._running:
             return
         self._count()
+        self._begun(Begun(event.ticket, []))  # if it came to nothing before
         item, place, began = self._running.pop(event.ticket)
         self._places.release(place)
         seconds = event.seconds if event.why != "lost" else time.time() - began
@@ -372,18 +375,22 @@ class Driver:
             "crowded": node.cpus,
             "timeout": item.timeout,
             "warm": bool(warm),
+            "own_step": bool(self._settings.get("own_step")),
         }
         if warm:
             order["parameters"] = item.parameters
         names = self._engine.start(place.node, order)
         self._running[self._ticket] = (item, place, time.time())
+        self._awaited.add(self._ticket)
         if names is not None:
             self._begun(Begun(self._ticket, names))
 
     def _begun(self, event: Begun) -> None:
         """Notes it before anything is sent, which the engine does when it waits."""
-        if event.ticket in self._running:
+        if event.ticket in self._awaited:
+            self._awaited.discard(event.ticket)
             item, place, _ = self._running[event.ticket]
+            self._running[event.ticket] = (item, place, time.time())
             started = {"item": item.index, "try": item.tries, "node": place.node, "gpus": event.gpus, "cpus": item.cpus}
             self._journal.write("Started", **started)
 

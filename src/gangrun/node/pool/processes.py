@@ -19,7 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable
 
-from .channel import KEY, Channel, ChannelError
+from .channel import KEY, Channel, ChannelError, Message
+from .door import Door, environment
 
 DEVICES = (
     "CUDA_VISIBLE_DEVICES",
@@ -28,6 +29,8 @@ DEVICES = (
     "ZE_AFFINITY_MASK",
     "GPU_DEVICE_ORDINAL",
 )
+LINGERS = 30.0
+"""Seconds that an srun has after the end of what ran in its step."""
 _PR_SET_CHILD_SUBREAPER = 36
 
 
@@ -50,8 +53,8 @@ class _Running:
     deadline: float | None
     """When it is signalled next."""
     why: str = ""
-    killed: bool = False
     worker: Worker | None = None
+    step: Step | None = None
 
 
 @dataclass
@@ -64,6 +67,22 @@ class Worker:
     gpus: tuple[int, ...]
     ticket: int | None = None
     """Of the item that it has; None while it waits."""
+
+
+@dataclass
+class Step:
+    """An item's step of its own, as long as its srun lives."""
+
+    log: Path
+    """What srun says."""
+    channel: Channel | None = None
+    """To what starts the item there, once it has come."""
+    begun: bool = False
+    code: int | None = None
+    """What the item has ended with."""
+    why: str = ""
+    ended: float = 0.0
+    killed: bool = False
 
 
 def adopt() -> None:
@@ -97,10 +116,18 @@ def end_children() -> None:
 
 
 class Processes:
-    """What runs here. `ended` gets a report for every start, in time with `reap` and `tick`."""
+    """What runs here. `ended` gets a report for every start, in time with `reap` and `tick`; before, `begun` gets the
+    ticket and the devices of one that is a step of its own."""
 
-    def __init__(self, ended: Callable[[Report], None], grace: float, selector: selectors.BaseSelector) -> None:
-        """`selector` gets what warm workers answer on, with the worker as data for `answer`."""
+    def __init__(
+        self,
+        begun: Callable[[int, list[str]], None],
+        ended: Callable[[Report], None],
+        grace: float,
+        selector: selectors.BaseSelector,
+    ) -> None:
+        """`selector` gets what can be heard of items, with who it is as data for `answer`."""
+        self._begun = begun
         self._ended = ended
         self._selector = selector
         self.grace = grace
@@ -109,6 +136,7 @@ class Processes:
         self._by_pid: dict[int, int] = {}
         self._workers: dict[int, Worker] = {}
         """Warm ones, by process id."""
+        self._door: Door | None = None
         self._spawned: dict[int, subprocess.Popen[bytes]] = {}
         self._cpus: list[int] = sorted(os.sched_getaffinity(0))
         """Those that no item is bound to."""
@@ -129,16 +157,17 @@ class Processes:
             self._ended(Report(order["ticket"], 1, 0.0, f"unstartable: no log: {error}"))
             return
         try:
-            environment = self._environment(order)
+            given = {**os.environ, **self._environment(order)}
+            given.pop(KEY, None)
             if order.get("warm"):
-                self._start_warm(order, environment, log)
+                self._start_warm(order, given, log)
+            elif order.get("own_step"):
+                self._start_step(order)
             else:
-                pid = self._spawn(order["argv"], environment, order["cwd"], log, self._choose_cpus(order))
-                self._note(order, pid, None)
+                pid = self._spawn(order["argv"], given, order["cwd"], log, self._choose_cpus(order))
+                self._note(order, pid)
         except OSError as error:
-            code = 127 if error.errno == errno.ENOENT else 126
-            os.write(log, f"gangrun: cannot be started: {error}\n".encode())
-            self._ended(Report(order["ticket"], code, 0.0, "unstartable"))
+            self._ended(Report(order["ticket"], cannot_start(log, error), 0.0, "unstartable"))
         finally:
             os.close(log)
 
@@ -149,14 +178,14 @@ class Processes:
         return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
 
     def _environment(self, order: dict[str, Any]) -> dict[str, str]:
-        environment = {**os.environ, **order["env"]}
-        environment.pop(KEY, None)
-        for name in {"CUDA_VISIBLE_DEVICES", *self.devices}:
+        """What an item has beyond the agent's environment. In a step of its own Slurm says which devices it has."""
+        own = dict(order["env"])
+        for name in {"CUDA_VISIBLE_DEVICES", *self.devices} if not (order.get("own_step") and order["gpus"]) else ():
             given = self.devices.get(name, [])
-            environment[name] = ",".join(given[gpu] if gpu < len(given) else str(gpu) for gpu in order["gpus"])
+            own[name] = ",".join(given[gpu] if gpu < len(given) else str(gpu) for gpu in order["gpus"])
         if order["cpus"]:
-            environment["OMP_NUM_THREADS"] = order["env"].get("OMP_NUM_THREADS", str(max(1, int(order["cpus"]))))
-        return environment
+            own["OMP_NUM_THREADS"] = order["env"].get("OMP_NUM_THREADS", str(max(1, int(order["cpus"]))))
+        return own
 
     def _choose_cpus(self, order: dict[str, Any]) -> list[int]:
         """CPUs for this item alone; none where it asks for none, or the node has promised more than there are."""
@@ -191,11 +220,16 @@ class Processes:
         self._bound[process.pid] = cpus
         return process.pid
 
-    def _note(self, order: dict[str, Any], pid: int, worker: Worker | None) -> None:
-        now = time.monotonic()
-        deadline = now + order["timeout"] if order.get("timeout") else None
-        self._running[order["ticket"]] = _Running(order, pid, now, deadline, worker=worker)
+    def _note(self, order: dict[str, Any], pid: int, worker: Worker | None = None, step: Step | None = None) -> None:
+        one = self._running[order["ticket"]] = _Running(order, pid, 0.0, None, worker=worker, step=step)
         self._by_pid[pid] = order["ticket"]
+        if step is None:
+            self._time(one)
+
+    def _time(self, one: _Running) -> None:
+        """Its time begins."""
+        one.began = time.monotonic()
+        one.deadline = one.began + one.order["timeout"] if one.order.get("timeout") else None
 
     def _free(self, cpus: list[int]) -> None:
         self._cpus = sorted(self._cpus + cpus)
@@ -229,8 +263,7 @@ class Processes:
         except ChannelError:
             pass  # its end will be seen
 
-    def answer(self, worker: Worker) -> None:
-        """Takes in what a worker says, or that it has closed its end, which is its own."""
+    def _answer(self, worker: Worker) -> None:
         try:
             messages = worker.channel.receive()
         except ChannelError:
@@ -241,16 +274,100 @@ class Processes:
             worker.ticket = None
             self._over(ticket, int(messages[0]["code"]))
 
+    # --- steps of their own ------------------------------------------------------------------------------------------
+
+    def _start_step(self, order: dict[str, Any]) -> None:
+        if self._door is None:
+            self._door = Door()
+            self._selector.register(self._door, selectors.EVENT_READ, self._door)
+        said = Path(order["dir"], order["log"]).with_suffix(".step.log")
+        log = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        try:
+            pid = self._spawn(self._door.command(order), environment(), "/", log, [])
+        finally:
+            os.close(log)
+        self._note(order, pid, step=Step(said))
+
+    def answer(self, who: object) -> None:
+        """Takes in what a worker or a step says, or that it has closed its end, which is its own."""
+        if isinstance(who, Worker):
+            self._answer(who)
+        elif isinstance(who, Channel):
+            self._hear(who)
+        elif isinstance(who, Door) and (channel := who.enter()):
+            self._selector.register(channel, selectors.EVENT_READ, channel)
+
+    def _hear(self, channel: Channel) -> None:
+        try:
+            for message in channel.receive():
+                if "ticket" in message:
+                    self._admit(channel, message["ticket"])
+                for one in self._running.values():
+                    if one.step is not None and one.step.channel is channel:
+                        self._take(one, one.step, message)
+        except ChannelError:
+            self._part(channel)
+
+    def _admit(self, channel: Channel, ticket: int) -> None:
+        """A step is there. Raises ChannelError where its item is not wanted any more, and it shall end."""
+        one = self._running.get(ticket)
+        if one is None or one.step is None or one.why:
+            raise ChannelError("not wanted any more")
+        one.step.channel = channel
+        order = one.order
+        log = os.path.join(order["dir"], order["log"])
+        channel.send({"argv": order["argv"], "env": self._environment(order), "cwd": order["cwd"], "log": log})
+        channel.flush()
+
+    def _take(self, one: _Running, step: Step, message: Message) -> None:
+        if "gpus" in message:
+            step.begun = True
+            self._time(one)
+            self._begun(one.order["ticket"], self._names(message["gpus"]))
+        elif "code" in message:
+            step.code, step.why, step.ended = message["code"], message["why"], time.monotonic()
+            one.deadline = step.ended + LINGERS
+
+    def _part(self, channel: Channel) -> None:
+        self._selector.unregister(channel)
+        channel.close()
+        for one in self._running.values():
+            if one.step is not None and one.step.channel is channel:
+                one.step.channel = None
+
+    def _names(self, numbers: list[str]) -> list[str]:
+        """What Slurm's numbers of devices are here: a job that sees only its own counts them from 0."""
+        names = self.devices.get("CUDA_VISIBLE_DEVICES", [])
+        known = dict(zip(os.environ.get("SLURM_STEP_GPUS", "").split(","), names))
+        return [known.get(number, number) for number in numbers]
+
+    def _settle(self, ticket: int, one: _Running, step: Step, code: int) -> Report:
+        """How a start ended whose srun has ended with this."""
+        if step.channel is not None:
+            self._hear(step.channel)
+        if step.channel is not None:
+            self._part(step.channel)  # which ends what srun has left
+        said = step.log.read_bytes()
+        if not said:
+            step.log.unlink()
+        if not step.begun:
+            with open(os.path.join(one.order["dir"], one.order["log"]), "ab") as log:
+                log.write(said)
+            return Report(ticket, code or 1, 0.0, one.why or "unstartable")
+        if step.code is None:
+            return Report(ticket, code or 1, time.monotonic() - one.began, one.why)  # somebody has killed the step
+        return Report(ticket, step.code, step.ended - one.began, one.why or step.why)
+
     # --- ending ------------------------------------------------------------------------------------------------------
 
     def stop(self, ticket: int, why: str = "stopped") -> None:
         """Asks an item to end, and makes it after the grace."""
         one = self._running.get(ticket)
-        if one is None or one.why:
+        if one is None or one.why or (one.step is not None and one.step.code is not None):
             return
         one.why = why
         one.deadline = time.monotonic() + self.grace
-        self._signal(one.pid, signal.SIGTERM)
+        self._ask(one, signal.SIGTERM)
 
     def stop_all(self) -> None:
         """Asks all items to end, and ends idle workers."""
@@ -264,13 +381,6 @@ class Processes:
             if worker.ticket is None:
                 self._signal(worker.pid, signal.SIGKILL)
 
-    def kill_all(self) -> None:
-        """Ends everything at once."""
-        self.dismiss()
-        for one in self._running.values():
-            one.why = one.why or "stopped"
-            self._signal(one.pid, signal.SIGKILL)
-
     def next_deadline(self) -> float | None:
         """When `tick` has something to do, in the time of `time.monotonic`."""
         return min((one.deadline for one in self._running.values() if one.deadline is not None), default=None)
@@ -281,11 +391,15 @@ class Processes:
         for ticket, one in list(self._running.items()):
             if one.deadline is None or now < one.deadline:
                 continue
-            if not one.why:
+            over = one.step is not None and one.step.code is not None
+            if not one.why and not over:
                 self.stop(ticket, "timeout")
+                continue
+            one.deadline = now + 1
+            if over:
+                self._signal(one.pid, signal.SIGKILL)  # an srun that has not noticed
             else:
-                one.deadline = now + 1
-                self._signal(one.pid, signal.SIGKILL)
+                self._ask(one, signal.SIGKILL)
 
     def reap(self) -> None:
         """Takes note of all that has ended, and ends what it has left behind."""
@@ -306,7 +420,7 @@ class Processes:
             if not ours:
                 continue
             ended = True
-            code = _code(status)
+            code = exit_code(os.WEXITSTATUS(status) if os.WIFEXITED(status) else -os.WTERMSIG(status))
             self._spawned.pop(pid).returncode = code
             self._free(self._bound.pop(pid))
             worker = self._workers.pop(pid, None)
@@ -321,9 +435,13 @@ class Processes:
             self.end_orphans()
 
     def _over(self, ticket: int, code: int) -> None:
-        one = self._running.pop(ticket)
+        one = self._running[ticket]
+        report = Report(ticket, code, time.monotonic() - one.began, one.why)
+        if one.step is not None:
+            report = self._settle(ticket, one, one.step, code)
+        del self._running[ticket]
         self._by_pid.pop(one.pid, None)
-        self._ended(Report(ticket, code, time.monotonic() - one.began, one.why))
+        self._ended(report)
 
     def end_orphans(self) -> None:
         """Kills what items that are over have left. What says no more whose it is lives on while any item does."""
@@ -341,6 +459,19 @@ class Processes:
             except OSError:
                 continue  # it has ended meanwhile
 
+    def _ask(self, one: _Running, number: int) -> None:
+        """Sends an item a signal. A step that cannot hear it, or has outlived KILL, is ended by Slurm."""
+        step = one.step
+        if step is None:
+            self._signal(one.pid, number)
+        elif step.channel is None or not step.begun or step.killed:
+            self._signal(one.pid, signal.SIGTERM)  # srun asks for it
+        else:
+            step.killed = number == signal.SIGKILL
+            with suppress(ChannelError):
+                step.channel.send({"signal": number})
+                step.channel.flush()
+
     def _signal(self, pid: int, number: int) -> None:
         try:
             os.killpg(pid, number)
@@ -357,9 +488,15 @@ def _variable(pid: int, name: str) -> str | None:
     return None
 
 
-def _code(status: int) -> int:
-    """The exit code as a shell gives it."""
-    return 128 + os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
+def exit_code(code: int) -> int:
+    """The exit code as a shell gives it, of one that is negative for a signal."""
+    return 128 - code if code < 0 else code
+
+
+def cannot_start(log: int, error: OSError) -> int:
+    """Says why in the item's log; what the item ends with."""
+    os.write(log, f"gangrun: cannot be started: {error}\n".encode())
+    return 127 if error.errno == errno.ENOENT else 126
 
 
 def _children() -> list[int]:
