@@ -81,14 +81,13 @@ def doubts_about_containers(plans: Sequence[Plan], cluster: Cluster) -> str:
     nodes; empty where all is well."""
     contained = [replica for plan in plans for replica in plan.replicas if replica.parts]
     flags = {str(flag.parts[0]).partition("=")[0] for replica in contained for flag in replica.step_flags}
-    if not flags or not shutil.which("srun"):
+    if not flags:
         return ""
-    from gangrun.scheduler.commands import reading_environment, run
+    from gangrun.scheduler.discover import srun_help
 
-    environment = reading_environment(os.environ, cluster.profile.slurm_conf or "")
-    known = run(["srun", "--help"], env=environment, timeout=30).out
+    known = srun_help(cluster.profile.slurm_conf or "")
     unknown = sorted(flag for flag in flags if flag not in known)
-    if not unknown:
+    if not known or not unknown:
         return ""
     return f"srun on this machine does not know {unknown[0]}: is the plugin of Slurm that brings it on the nodes?"
 

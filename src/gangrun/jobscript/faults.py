@@ -133,12 +133,10 @@ def _shellcheck(job: JobScript) -> Iterator[Fault]:
     program = shutil.which("shellcheck")
     if program is None:
         return
-    done = subprocess.run(
-        [program, "--format=json", "--shell=bash", "-"], input=job.text, capture_output=True, text=True, timeout=60
-    )
+    words = [program, "--format=json", "--shell=bash", "-"]
     try:
-        remarks = json.loads(done.stdout)
-    except ValueError:
+        remarks = json.loads(subprocess.run(words, input=job.text, capture_output=True, text=True, timeout=60).stdout)
+    except (ValueError, subprocess.TimeoutExpired):
         return
     for remark in remarks:
         code = remark["code"]

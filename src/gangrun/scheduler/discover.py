@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gangrun.errors import ProgramMissing, Unreachable
-from gangrun.scheduler import scontrol, sinfo
+from gangrun.scheduler import scontrol, sinfo, srun
 from gangrun.scheduler.commands import reading_environment, run
 from gangrun.scheduler.sinfo import Nodes
 from gangrun.scheduler.slurm import Slurm
@@ -137,6 +137,14 @@ def configured() -> bool:
     except ProgramMissing:
         return False
     return answer.code is None or scontrol.up(answer.out) is not None
+
+
+def srun_help(conf: str) -> str:
+    """What srun on this machine says of its flags, those of plugins among them; empty where it says nothing."""
+    try:
+        return run(srun.HELP, env=reading_environment(os.environ, conf), timeout=30.0).out
+    except ProgramMissing:
+        return ""
 
 
 def cluster_name(slurm: Slurm) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+HELP = ("srun", "--help")
+
 
 def beside(job: str, host: str, words: Sequence[str], *, terminal: bool) -> list[str]:
     """One process on that node of the job, sharing all with the steps there, with or without a terminal."""

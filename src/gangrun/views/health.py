@@ -12,7 +12,6 @@ from typing import Literal
 
 from gangrun.errors import GangrunError
 from gangrun.scheduler import discover
-from gangrun.scheduler.commands import reading_environment
 from gangrun.scheduler.discover import ClusterFacts
 from gangrun.scheduler.slurm import Slurm
 from gangrun.spec.profile import Cluster
@@ -20,6 +19,8 @@ from gangrun.spec.profile import Cluster
 _NEEDED = ("sbatch", "squeue", "scancel", "scontrol", "sinfo", "srun")
 _RUNTIMES = {"ch-run": "charliecloud", "apptainer": "apptainer", "podman": "podman", "enroot": "enroot"}
 _SHARED = {"nfs", "nfs4", "lustre", "gpfs", "beegfs", "ceph", "fuse.ceph", "wekafs", "panfs", "orangefs", "cifs", "9p"}
+_PATIENCE = 30
+"""Seconds for nvidia-smi."""
 _OWN = {"tmpfs", "ext4", "xfs", "btrfs", "overlay", "ext3"}
 
 
@@ -61,7 +62,11 @@ def _local() -> Iterator[Finding]:
     if not smi:
         yield Finding("note", "GPUs", "no nvidia-smi: GPU numbers in experiments are placeholders on this machine")
         return
-    listed = subprocess.run([smi, "-L"], capture_output=True, text=True, timeout=30)
+    try:
+        listed = subprocess.run([smi, "-L"], capture_output=True, text=True, timeout=_PATIENCE)
+    except subprocess.TimeoutExpired:
+        yield Finding("wrong", "GPUs", f"nvidia-smi gives no answer within {_PATIENCE} s: does the driver hang?")
+        return
     count = listed.stdout.count("GPU ")
     yield Finding(
         "ok" if count else "wrong", "GPUs", f"{count} GPUs" if count else listed.stderr.strip() or "none found"
@@ -108,10 +113,7 @@ def _partitions(cluster: Cluster, facts: ClusterFacts) -> Iterator[Finding]:
 
 def _containers(conf: str) -> Iterator[Finding]:
     found = [name for program, name in _RUNTIMES.items() if shutil.which(program)]
-    help_ = subprocess.run(
-        ["srun", "--help"], capture_output=True, text=True, timeout=30, env=reading_environment(os.environ, conf)
-    )
-    if "--container-image" in help_.stdout:
+    if "--container-image" in discover.srun_help(conf):
         found.insert(0, "pyxis")
     words = f"here: {', '.join(found)}" if found else "no runtime on this machine; the nodes may have others"
     yield Finding("ok" if found else "note", "containers", words)
