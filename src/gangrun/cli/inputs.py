@@ -307,6 +307,25 @@ def count(text: str) -> int:
     return int(text)
 
 
+def require_sbatch_for(flags: Sequence[str], cluster: Cluster, way_out: str = "") -> None:
+    """Raises UsageError where there are words for sbatch, and no sbatch on this cluster."""
+    if flags and cluster.profile.scheduler == "local":
+        raise UsageError(f"{' '.join(flags)}: this machine has no sbatch to take flags", way_out=way_out)
+
+
+def code_of(state: RunState) -> int:
+    """The exit code of a run, 1 where nobody knows."""
+    return 1 if state.exit_code is None else state.exit_code
+
+
+def overall(codes: Sequence[int]) -> int:
+    """The exit code for several: that of a single one, else 0, 3 where some have failed, 1 where all have."""
+    if len(codes) == 1:
+        return codes[0]
+    bad = sum(1 for code in codes if code)
+    return 0 if not bad else 1 if bad == len(codes) else 3
+
+
 def check_attempt(run: RunDir, attempt: int | None) -> None:
     """Raises UsageError where the run has no such attempt."""
     attempts = run.attempts()

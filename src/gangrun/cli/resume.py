@@ -54,11 +54,10 @@ def run(args: argparse.Namespace) -> int:
         cluster = clusters.named(state.cluster or "local", project)
         clusters.require_sbatch(cluster)
         links = chains.again(one, states_of, found)
-        if cluster.profile.scheduler == "local":
-            if args.flags:
-                raise UsageError(f"{' '.join(args.flags)}: this machine has no sbatch to take flags")
-            if alive := [link.run.run_id for link in links if not link.done]:
-                raise UsageError(f"{state.run} needs {alive[0]}, which has not ended", way_out="resume it then")
+        inputs.require_sbatch_for(args.flags, cluster)
+        alive = [link.run.run_id for link in links if not link.done]
+        if alive and cluster.profile.scheduler == "local":
+            raise UsageError(f"{state.run} needs {alive[0]}, which has not ended", way_out="resume it then")
         ready.append((one, cluster, links))
     scheduler_of = inputs.schedulers(project)
     sent: dict[RunDir, str] = {}
@@ -77,6 +76,4 @@ def run(args: argparse.Namespace) -> int:
     states = states_of(found) if args.wait or args.json else []
     if args.json:
         terminal.print_json([as_data(state) for state in states])
-    codes = [1 if state.exit_code is None else state.exit_code for state in states] if args.wait else []
-    bad = sum(1 for code in codes if code)
-    return codes[0] if len(codes) == 1 else 0 if not bad else 1 if bad == len(codes) else 3
+    return inputs.overall([inputs.code_of(state) for state in states]) if args.wait else 0

@@ -19,8 +19,6 @@ from gangrun.errors import GangrunError, UsageError
 from gangrun.project import OUTPUTS
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from gangrun.chains import Link
     from gangrun.jobscript.read import JobScript
     from gangrun.plan.model import Need, Plan
@@ -93,12 +91,12 @@ def _run_scripts(args: argparse.Namespace, entries: list[tuple[str, bool]]) -> i
     for name, of_folder in entries:
         file = Path(name).absolute()
         project = bash.project_of(file)
-        if of_folder and (state := _settled(project, file)):
-            _say(f"{state.run} is {state.state}: not sent again")
-        elif args.dry_run:
+        if of_folder and not _is_due(_state_of(project, file)):
+            continue
+        if args.dry_run:
             print(f"# would be run in {project}: bash {file}")
         elif code := subprocess.run(["bash", str(file)], cwd=project, env=env).returncode:
-            _say(f"{name} ended with {code}")
+            inputs.say(f"{name} ended with {code}")
             return code
         else:
             ran.append((project, file))
@@ -114,9 +112,7 @@ def _wait_for(scripts: list[tuple[Path, Path]]) -> int:
         return 0
     project = scripts[0][0]
     follow_runs(runs, lambda: inputs.states(runs, project))
-    codes = [1 if state.exit_code is None else state.exit_code for state in inputs.states(runs, project)]
-    bad = sum(1 for code in codes if code)
-    return codes[0] if len(codes) == 1 else 0 if not bad else 1 if bad == len(codes) else 3
+    return inputs.overall([inputs.code_of(state) for state in inputs.states(runs, project)])
 
 
 def _newest(project: Path, script: Path) -> RunDir | None:
@@ -125,15 +121,20 @@ def _newest(project: Path, script: Path) -> RunDir | None:
     return submission.store_of(project).newest(script.parent.name, script.stem)
 
 
-def _settled(project: Path, script: Path) -> RunState | None:
-    """The state of a step's newest run where that has succeeded or is under way."""
+def _state_of(project: Path, script: Path) -> RunState | None:
+    """The state of a step's newest run."""
+    run = _newest(project, script)
+    return inputs.states([run], project)[0] if run else None
+
+
+def _is_due(state: RunState | None) -> bool:
+    """Whether a step of a folder is to be sent, by its newest run. One that has succeeded or is under way is named."""
     from gangrun.record.state import State
 
-    run = _newest(project, script)
-    if run is None:
-        return None
-    (state,) = inputs.states([run], project)
-    return state if state.state == State.COMPLETED or not state.final else None
+    if state is None or (state.final and state.state != State.COMPLETED):
+        return True
+    inputs.say(f"{state.run} is {state.state}: not sent again")
+    return False
 
 
 def _submit(args: argparse.Namespace, entries: list[tuple[str, bool]]) -> int:
@@ -158,11 +159,11 @@ def _submit(args: argparse.Namespace, entries: list[tuple[str, bool]]) -> int:
     for cluster in {cluster.name: cluster for _, cluster, _ in planned}.values():
         clusters.require_sbatch(cluster)
     for doubt in {clusters.doubts_about_containers(plans_of(plan), cluster) for _, cluster, plan in planned} - {""}:
-        _say(doubt)
+        inputs.say(doubt)
     try:
         sent, failed = _send(planned, links, args)
     except KeyboardInterrupt:
-        _say("interrupted; gangrun ls tells what was queued all the same")
+        inputs.say("interrupted; gangrun ls tells what was queued all the same")
         os._exit(130)  # the senders would be waited for, and they wait a minute for a controller that is away
     return _outcome(args, sent, failed, project)
 
@@ -190,13 +191,8 @@ def _submit_scripts(args: argparse.Namespace, entries: list[tuple[str, bool]]) -
     from gangrun.script.written import written
 
     project = inputs.project_here()
-    due = []
-    for name, of_folder in entries:
-        if of_folder and (state := _settled(project, Path(name).absolute())):
-            _say(f"{state.run} is {state.state}: not sent again")
-        else:
-            due.append(name)
-    cluster, jobs = _written(args, due)
+    due = (name for name, of_folder in entries if not of_folder or _is_due(_state_of(project, Path(name).absolute())))
+    cluster, jobs = _written(args, list(due))
     if not jobs:
         print("all steps have succeeded, or are under way")
         return 0
@@ -205,7 +201,7 @@ def _submit_scripts(args: argparse.Namespace, entries: list[tuple[str, bool]]) -
             print(written(job.head, job.name, job.interpreter, f"{job.file.stem}_YYMMDD_HHMMSS", "RUN_DIR"), end="")
         return 0
     clusters.require_sbatch(cluster)
-    store, scheduler = submission.store_of(project), clusters.scheduler_of(cluster, _say)
+    store, scheduler = submission.store_of(project), clusters.scheduler_of(cluster, inputs.say)
     sent: list[RunDir] = []
     failed: list[GangrunError] = []
     for job in jobs:
@@ -215,7 +211,7 @@ def _submit_scripts(args: argparse.Namespace, entries: list[tuple[str, bool]]) -
             number = submission.send(run, cluster.name, scheduler, args.flags)
         except GangrunError as error:
             failed.append(error)
-            _say(str(error))
+            inputs.say(str(error))
         else:
             if not args.json:
                 print(f"{run.run_id}  job {number} on {cluster.name}  {run.dir}", flush=True)
@@ -234,11 +230,11 @@ def _outcome(args: argparse.Namespace, sent: list[RunDir], failed: list[GangrunE
         from gangrun.views.terminal import print_json
 
         print_json([as_data(state) for state in states])
-    codes = [1 if state.exit_code is None else state.exit_code for state in states if args.wait] or [0] * len(sent)
+    codes = [inputs.code_of(state) for state in states if args.wait] or [0] * len(sent)
     if len(sent) == 1:
         return failed[0].exit_code if failed else codes[0]
     bad = max(len(failed), sum(1 for code in codes if code))
-    return 0 if not bad else 1 if bad >= len(sent) else 3
+    return inputs.overall([1] * bad + [0] * (len(sent) - bad))
 
 
 def _send(
@@ -251,7 +247,7 @@ def _send(
     from gangrun.sweeps import SweepPlan
 
     stores = {experiment.project: submission.store_of(experiment.project) for experiment, _, _ in planned}
-    schedulers = {cluster.name: clusters.scheduler_of(cluster, _say) for _, cluster, _ in planned}
+    schedulers = {cluster.name: clusters.scheduler_of(cluster, inputs.say) for _, cluster, _ in planned}
     failed: list[GangrunError] = []
     runs: list[RunDir] = []
     sending: dict[RunDir, Future[dict[RunDir, str]]] = {}
@@ -277,14 +273,14 @@ def _send(
             local = cluster.profile.scheduler == "local"
             needed = {} if local else {link.need: link.job for link in mine if link.job}
             if isinstance(plan, SweepPlan):
-                scheduler = schedulers[cluster.name] if local else inputs.patient(cluster, _say)
+                scheduler = schedulers[cluster.name] if local else inputs.patient(cluster, inputs.say)
                 sweep_submission.send(created, plan, scheduler, args.flags, needed, sent.__setitem__)
             else:
                 flags = (*chains.flags(list(dict.fromkeys(needed.values()))), *args.flags)
                 sent[created] = submission.send(created, cluster.name, schedulers[cluster.name], flags)
         except GangrunError as error:
             failed.append(error)
-            _say(str(error))
+            inputs.say(str(error))
         if sent and not args.json:
             jobs = list(sent.values())
             # With its end in the same write, or lines of several senders run into each other.
@@ -317,13 +313,12 @@ def _hold_back(run: RunDir, absent: str, failed: list[GangrunError]) -> None:
     error = Rejected(f"{run.run_id} was not sent, as {absent}, which it needs, was not queued")
     run.append(events.Rejected(error.what))
     failed.append(error)
-    _say(str(error))
+    inputs.say(str(error))
 
 
 def _due(planned: list[tuple[inputs.Planned, bool]]) -> list[inputs.Planned]:
     """Without the steps of a folder that have succeeded or are under way, each of which is named."""
     from gangrun import submission
-    from gangrun.record.state import State
 
     asked = [
         submission.store_of(experiment.project).newest(experiment.experiment, experiment.step) if of_folder else None
@@ -333,14 +328,7 @@ def _due(planned: list[tuple[inputs.Planned, bool]]) -> list[inputs.Planned]:
     states = {}
     if runs:
         states = dict(zip(runs, inputs.states(runs, planned[0][0][0].project), strict=True))
-    due = []
-    for (one, _), run in zip(planned, asked, strict=True):
-        state = states[run] if run else None
-        if state and (state.state == State.COMPLETED or not state.final):
-            _say(f"{state.run} is {state.state}: not sent again")
-        else:
-            due.append(one)
-    return due
+    return [one for (one, _), run in zip(planned, asked, strict=True) if _is_due(states[run] if run else None)]
 
 
 def _planned(args: argparse.Namespace, entries: list[tuple[str, bool]]) -> Iterator[tuple[inputs.Planned, bool]]:
@@ -351,12 +339,10 @@ def _planned(args: argparse.Namespace, entries: list[tuple[str, bool]]) -> Itera
     from gangrun.script.render import render
     from gangrun.sweeps import SweepPlan, plan_of, plans_of
 
-    chooser, overrides = Chooser(args.flags, _say), inputs.with_partition(args)
+    chooser, overrides = Chooser(args.flags, inputs.say), inputs.with_partition(args)
     for file, of_folder in entries:
         experiment, cluster = inputs.loaded(file, overrides, args.cluster)
-        if args.flags and cluster.profile.scheduler == "local":
-            way_out = "choose a --cluster"
-            raise UsageError(f"{' '.join(args.flags)}: this machine has no sbatch to take flags", way_out=way_out)
+        inputs.require_sbatch_for(args.flags, cluster, "choose a --cluster")
         seeds = None if args.seeds is None else inputs.seeds(args.seeds)
         for asked in [experiment] if seeds is None else map(experiment.with_seed, seeds):
             inputs.check_name(asked)
@@ -387,7 +373,3 @@ def _show(planned: list[inputs.Planned], links: dict[Need, Link], flags: list[st
         command = "bash" if local else " ".join(["sbatch --parsable", *waits, *flags])
         print(f"# would be sent by: {command} {directory}/script.sh")
     return 0
-
-
-def _say(words: str) -> None:
-    print(f"gangrun: {words}\n", end="", file=sys.stderr, flush=True)

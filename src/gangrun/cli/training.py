@@ -47,9 +47,7 @@ def run(job: Job, args: argparse.Namespace) -> int:
     inputs.check_name(experiment)
     place = str(experiment.origin("cluster"))
     cluster = clusters.choose(None, experiment.spec.cluster, experiment.project, place)
-    local = cluster.profile.scheduler == "local"
-    if args.flags and local:
-        raise UsageError(f"{' '.join(args.flags)}: this machine has no sbatch to take flags")
+    inputs.require_sbatch_for(args.flags, cluster)
     experiment, plan = Chooser(args.flags, inputs.say).settle(experiment, cluster, resolve(experiment, cluster))
     assert isinstance(plan, Plan)  # noqa: S101 - for the type checker; a recipe is no sweep
     render(plan, "check", "/run")
@@ -57,7 +55,8 @@ def run(job: Job, args: argparse.Namespace) -> int:
     store = submission.store_of(experiment.project)
     links = chains.outside([(experiment, plan)], lambda _: store, lambda runs: inputs.states(runs, experiment.project))
     plan = chains.bound(experiment, plan, links)
-    waits = () if local else chains.flags(list(dict.fromkeys(link.job for link in links.values() if link.job)))
+    jobs = dict.fromkeys(link.job for link in links.values() if link.job)
+    waits = () if cluster.profile.scheduler == "local" else chains.flags(list(jobs))
     dry = args.dry_run or job.dry_run
     if not dry:
         clusters.require_sbatch(cluster)
@@ -85,9 +84,7 @@ def run(job: Job, args: argparse.Namespace) -> int:
     state = inputs.states([created], experiment.project)[0] if args.wait or args.json else None
     if args.json and state:
         print_json([as_data(state)])
-    if not args.wait or state is None:
-        return 0
-    return 1 if state.exit_code is None else state.exit_code
+    return inputs.code_of(state) if args.wait and state else 0
 
 
 def _command(profile: Profile, flags: list[str], run: RunDir) -> str:
