@@ -39,19 +39,31 @@ setup() {
   for link in "${links[@]}"; do
     ln -sfn -- "$RUN_DIR/attempts/latest/logs/${link%%=*}.log" "$RUN_DIR"/slurm/latest_"${link#*=}".log
   done
+  LOAD=$(python3 "$RUN_DIR/node/checkpoint.py" --own "$RUN_DIR" 'checkpoints/step_*')
+  if [[ $LOAD == "$RUN_DIR"/* ]]; then RESUMED=true; else RESUMED=false; fi
 }
 
 # The roles of this run, one line for each replica, in the order in which they start.
 roles() {
   start inference 0 service nodes=0 gpus=0,1 cpus=4 -- \
     python /project/examples/rl/inference.py @ "${RUN_DIR}/configs/inference.toml" --server.port "${PORTS[0]}"
-  start trainer 0 main nodes=1 gpus=0,1 cpus=3 threads=1 alone=0 node_cpus=4 -- \
-    env PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True torchrun --standalone --nproc-per-node=2 /project/examples/rl/trainer.py @ "${RUN_DIR}/configs/trainer.toml"
+  if [[ $RESUMED == true ]]; then
+    start trainer 0 main nodes=1 gpus=0,1 cpus=3 threads=1 alone=0 node_cpus=4 -- \
+      env PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True torchrun --standalone --nproc-per-node=2 /project/examples/rl/trainer.py @ "${RUN_DIR}/configs/resumed/trainer.toml"
+  else
+    start trainer 0 main nodes=1 gpus=0,1 cpus=3 threads=1 alone=0 node_cpus=4 -- \
+      env PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True torchrun --standalone --nproc-per-node=2 /project/examples/rl/trainer.py @ "${RUN_DIR}/configs/trainer.toml"
+  fi
   start _monitor 0 sidecar nodes=0,1 alone=0 node_cpus=4 flags=1 --kill-on-bad-exit=0 -- \
     python3 -IS "${RUN_DIR}/node/monitor.py" every=15 gpus=2 cpus=4 mem=2G
   ready inference.0 http "http://${HOSTS[0]}:${PORTS[0]}/health" 1800
-  start orchestrator 0 main nodes=1 cpus=1 alone=0 node_cpus=4 -- \
-    python /project/examples/rl/orchestrator.py @ "${RUN_DIR}/configs/orchestrator.toml" --client.base-url "[\"http://${HOSTS[0]}:${PORTS[0]}/v1\"]"
+  if [[ $RESUMED == true ]]; then
+    start orchestrator 0 main nodes=1 cpus=1 alone=0 node_cpus=4 -- \
+      python /project/examples/rl/orchestrator.py @ "${RUN_DIR}/configs/resumed/orchestrator.toml" --client.base-url "[\"http://${HOSTS[0]}:${PORTS[0]}/v1\"]"
+  else
+    start orchestrator 0 main nodes=1 cpus=1 alone=0 node_cpus=4 -- \
+      python /project/examples/rl/orchestrator.py @ "${RUN_DIR}/configs/orchestrator.toml" --client.base-url "[\"http://${HOSTS[0]}:${PORTS[0]}/v1\"]"
+  fi
 }
 
 # ---- prelude: how replicas start, stop and are watched; the same in every script

@@ -39,12 +39,19 @@ setup() {
   for link in "${links[@]}"; do
     ln -sfn -- "$RUN_DIR/attempts/latest/logs/${link%%=*}.log" "$RUN_DIR"/slurm/latest_"${link#*=}".log
   done
+  LOAD=$(python3 "$RUN_DIR/node/checkpoint.py" --own "$RUN_DIR" 'checkpoints/step_*')
+  if [[ $LOAD == "$RUN_DIR"/* ]]; then RESUMED=true; else RESUMED=false; fi
 }
 
 # The roles of this run, one line for each replica, in the order in which they start.
 roles() {
-  start trainer 0 main nodes=0 gpus=0,1 cpus=2 threads=1 -- \
-    torchrun --standalone --nproc-per-node=2 /project/examples/sft/train.py @ "${RUN_DIR}/configs/trainer.toml"
+  if [[ $RESUMED == true ]]; then
+    start trainer 0 main nodes=0 gpus=0,1 cpus=2 threads=1 -- \
+      torchrun --standalone --nproc-per-node=2 /project/examples/sft/train.py @ "${RUN_DIR}/configs/resumed/trainer.toml"
+  else
+    start trainer 0 main nodes=0 gpus=0,1 cpus=2 threads=1 -- \
+      torchrun --standalone --nproc-per-node=2 /project/examples/sft/train.py @ "${RUN_DIR}/configs/trainer.toml"
+  fi
   start _monitor 0 sidecar nodes=0 alone=0 node_cpus=2 flags=1 --kill-on-bad-exit=0 -- \
     python3 -IS "${RUN_DIR}/node/monitor.py" every=15 gpus=2 cpus=2 mem=2G
 }

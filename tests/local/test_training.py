@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -109,6 +110,41 @@ def test_an_output_directory_holds_one_run(tiny: Project, said: Said) -> None:
     assert not (out / "mine.txt").exists()
     assert beside.read_text() == "kept", "a link is deleted, not what it leads to"
     assert len(tiny.runs()) == 3, "the record of what was cleaned away stays"
+
+
+@pytest.mark.parametrize("out", [(), ("--output-dir", "o")], ids=["in the run", "in an output_dir"])
+def test_a_later_attempt_goes_on_from_the_last_checkpoint(tiny: Project, out: tuple[str, ...]) -> None:
+    keep = 'out=$(sed -n "s/^output_dir = .\\(.*\\).$/\\1/p" "$1"); mkdir -p "$out/checkpoints/step_7"'
+    text = f'{keep}; : >"$out/checkpoints/step_7/weights"; cat "$1"; [[ -e mended ]]'
+    orchestrator = ["bash", "-c", 'cat "$1"', "-", "{config}"]
+    trainer = ["bash", "-c", text, "-", "{config}"]
+    tiny.write("b.toml", f"[commands]\ntrainer = {json.dumps(trainer)}\norchestrator = {json.dumps(orchestrator)}\n")
+    # What somebody else has left there is not this run's.
+    tiny.write("o/checkpoints/step_9/weights", "w")
+    words = ("rl", "@", "a.toml", "@", "b.toml", "--ckpt.interval", "7", *out, "--wait")
+    assert tiny.gangrun(*words).code == 1
+    first = tiny.run()
+    folder = tiny.dir / "o" if out else Path(first["dir"])
+    assert "interval = 7" in (folder / "slurm/latest_train_node_rank_0.log").read_text()
+    assert "resume_step" not in (folder / "slurm/latest_train_node_rank_0.log").read_text()
+    tiny.write("mended", "")
+    tiny.ok("resume", "latest", "--wait")
+    run = tiny.run()
+    assert (run["run"], run["attempt"], run["state"]) == (first["run"], 2, "COMPLETED")
+    for name, replica in (("train_node_rank_0", "trainer.0"), ("orchestrator", "orchestrator.0")):
+        link = folder / f"slurm/latest_{name}.log"
+        assert link.resolve() == Path(run["dir"]).resolve() / f"attempts/002/logs/{replica}.log"
+        assert "[ckpt]\ninterval = 7\nresume_step = -1\n" in link.read_text()
+    assert "resume_step" not in (Path(run["dir"]) / "attempts/001/logs/trainer.0.log").read_text()
+
+
+def test_without_a_checkpoint_there_is_nothing_to_resume(tiny: Project, said: Said) -> None:
+    assert tiny.gangrun("rl", "@", "a.toml", "--commands.trainer", '["false"]', "--wait").code == 1
+    refused = said("resume", "latest")
+    assert (refused.code, "cannot be resumed: it has left no checkpoint" in refused.err) == (2, True)
+    again = refused.err.partition("way out: gangrun ")[2].partition(" begins anew")[0].split()
+    assert tiny.gangrun(*again, "--wait").code == 1
+    assert len(tiny.runs()) == 2
 
 
 BAD: dict[str, tuple[tuple[str, ...], str]] = {

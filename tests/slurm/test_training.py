@@ -107,6 +107,56 @@ def test_a_killed_role_ends_the_job(replica: str, program: str, code: int, proje
     assert wait_for(lambda: states(lab) == {"idle"}), "the nodes are free"
 
 
+def test_later_attempts_go_on_from_the_last_checkpoint(project: Project, lab: Lab) -> None:
+    """Queued again by a person, and after that by `resume`: one run, whose steps go on."""
+    project.example("rl")
+    project.ok("rl", "@", "examples/rl/rl.toml", *ENDLESS, "--ckpt.interval", "2")
+    run = project.runs()[0]
+    folder = Path(run["dir"])
+
+    def begun(attempt: int) -> list[int]:
+        """The steps of an attempt once both have made one: that from which the trainer goes on, and its last."""
+        seen = []
+        for replica, words in (
+            ("trainer.0", r"learning from step (\d+)|step (\d+)/.*loss"),
+            ("orchestrator.0", "(re)ward"),
+        ):
+            file = folder / f"attempts/{attempt:03d}/logs/{replica}.log"
+            seen.append(re.findall(words, file.read_text()) if file.exists() else [])
+        if len(seen[0]) < 4 or not seen[1]:
+            return []
+        assert (folder / "slurm/latest_train_node_rank_0.log").resolve() == (
+            folder / f"attempts/{attempt:03d}/logs/trainer.0.log"
+        ).resolve()
+        return [int(seen[0][0][0]), int(seen[0][-1][1])]
+
+    def rewarded(attempt: int) -> int:
+        """The first step of the orchestrator in an attempt."""
+        told = re.search(r"step (\d+)/", (folder / f"attempts/{attempt:03d}/logs/orchestrator.0.log").read_text())
+        assert told
+        return int(told[1])
+
+    first = wait_for(lambda: begun(1), 90)
+    assert first[0] == 0
+    job = project.run()["job"]
+    subprocess.run(["scontrol", "requeue", job], env=lab.env(), check=True)
+    second = wait_for(lambda: begun(2), 120)
+    assert second[0] >= first[1] - 1, "at most what was learnt after the last checkpoint is lost"
+    assert (rewarded(1), rewarded(2)) == (1, second[0] + 1)
+    assert (project.run()["run"], project.run()["job"], project.run()["attempt"]) == (run["run"], job, 2)
+    project.ok("cancel", "latest")
+    wait_for(lambda: project.run()["state"] == "CANCELLED", 60)
+    project.ok("resume", "latest")
+    third = wait_for(lambda: begun(3), 120)
+    assert third[0] >= second[1] - 1
+    assert rewarded(3) == third[0] + 1
+    assert [one["run"] for one in project.runs()] == [run["run"]]
+    assert "learning from step 0 on" in (folder / "attempts/001/logs/trainer.0.log").read_text()
+    project.ok("cancel", "latest")
+    wait_for(lambda: project.run()["state"] == "CANCELLED", 60)
+    assert wait_for(lambda: not left(lab, project.run()))
+
+
 def test_inference_that_never_gets_healthy(project: Project, lab: Lab) -> None:
     project.write(
         "never.toml", STAND_INS + 'trainer = ["sleep", "1000"]\n[gangrun.roles.inference.ready]\nwithin = "3s"\n'

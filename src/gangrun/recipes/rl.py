@@ -141,6 +141,7 @@ def job(words: Sequence[str], *, resume: bool = False) -> Job:
         "files": files,
         "roles": roles,
     }
+    setting.going_on(values, components.tables, "trainer", "orchestrator")
     experiment = setting.experiment(values, ("num_train_nodes",), components.problems)
     shown = [logs[name] for name in ("trainer.0", "inference.0", "orchestrator.0") if name in logs]
     return Job(experiment, "rl.sh", setting.output_dir, tuple(shown), config.dry_run)

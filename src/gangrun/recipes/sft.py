@@ -54,6 +54,7 @@ def job(words: Sequence[str], *, resume: bool = False) -> Job:
         "files": {f"configs/{TRAINER}.toml": as_text(components.tables[TRAINER])},
         "roles": {TRAINER: trainer},
     }
+    setting.going_on(values, components.tables, TRAINER)
     experiment = setting.experiment(values, ("num_nodes",), components.problems)
     return Job(experiment, "sft.sh", setting.output_dir, tuple(logs.values()), config.dry_run)
 

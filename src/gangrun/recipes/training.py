@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from gangrun.errors import Problem, SpecError
-from gangrun.recipes.components import RUN_DIR
+from gangrun.recipes.components import RUN_DIR, as_text
 from gangrun.recipes.given import Given
 from gangrun.script.quote import literal
 from gangrun.spec.load import Experiment, Source, dotted, experiment_of, idle_venv, locate, merge
@@ -22,6 +22,9 @@ from gangrun.spec.toml import Key, Table
 TEMPLATES: tuple[Key, ...] = (("slurm", "template_path"), ("template_path",), ("slurm_template",))
 """The keys that a template of one's own is known by."""
 
+
+CHECKPOINTS = "checkpoints/step_*"
+"""What trainers leave in the output directory."""
 
 Own = Annotated[dict[str, Any], Field(default_factory=dict)]
 """A table that is passed on as it is."""
@@ -152,11 +155,30 @@ class Setting:
             'for link in "${links[@]}"; do',
             f'  ln -sfn -- "$RUN_DIR/attempts/latest/logs/${{link%%=*}}.log" {folder}/latest_"${{link#*=}}".log',
             "done",
+            *(
+                [f'ln -sfn -- {literal(f"{self.output_dir}/checkpoints")} "$RUN_DIR"/checkpoints']
+                if self.output_dir
+                else []
+            ),
         ]
         setup: Table = {"lines": [ENVIRONMENT, LIMITS, FABRIC, "\n  ".join(links)]}
         if venv := idle_venv(self.project_dir):
             setup["venv"] = str(venv)
         return setup
+
+    def going_on(self, values: Table, tables: Table, *names: str) -> None:
+        """Lets a later attempt that finds a checkpoint go on from the last one: the components of these names get a
+        configuration of their own for it, by the command that they have."""
+        values["resume"] = {"glob": CHECKPOINTS}
+        for name in names:
+            ckpt = tables[name].get("ckpt", {})
+            if self.given.at("gangrun", "roles", name, "command") is not None or not isinstance(ckpt, dict):
+                continue
+            role, file = values["roles"][name], f"configs/resumed/{name}.toml"
+            again = [word.replace(f"{RUN_DIR}/configs/{name}.toml", f"{RUN_DIR}/{file}") for word in role["command"]]
+            if again != role["command"]:
+                role["resume_command"] = again
+                values["files"][file] = as_text({**tables[name], "ckpt": {**ckpt, "resume_step": -1}})
 
     def allocation(self, nodes: int) -> Table:
         """`[allocation]`: whole nodes, as they are, unless it is said how many CPUs are enough."""

@@ -131,17 +131,22 @@ def plan_of(job: Job, **profile: Any) -> Plan:
     return resolve(job.experiment, Cluster("site", Profile.model_validate(profile)))
 
 
-def configs(plan: Plan) -> dict[str, Any]:
+def configs(plan: Plan, folder: str = "configs") -> dict[str, Any]:
     """The components' files, by name, once the run is at /out."""
     return {
         Path(name).stem: tomllib.loads(known_text(word, "e_s_1", "/out"))
         for name, word in plan.files
-        if name.startswith("configs/")
+        if Path(name).parent == Path(folder)
     }
 
 
 def command(plan: Plan, role: str) -> str:
     return " ".join(shown(word) for replica in plan.replicas if replica.role == role for word in replica.argv)
+
+
+def again(plan: Plan, role: str) -> str:
+    """The command in an attempt that goes on; empty where it is the same."""
+    return " ".join(shown(word) for replica in plan.replicas if replica.role == role for word in replica.again)
 
 
 def test_the_dense_example_as_it_is_printed(job: Callable[..., Job]) -> None:
@@ -193,6 +198,24 @@ def test_the_dense_example_as_it_is_printed(job: Callable[..., Job]) -> None:
     urls = '["http://${HOSTS[0]}:${PORTS[0]}/v1"]'
     config = "${RUN_DIR}/configs/orchestrator.toml"
     assert command(plan, "orchestrator") == f"uv run orchestrator @ {config} --client.base-url {urls}"
+
+
+def test_an_attempt_that_goes_on_has_configurations_of_its_own(job: Callable[..., Job]) -> None:
+    plan = plan_of(job(DENSE, "--ckpt.interval", "10", "--ckpt.resume-step", "20"))
+    assert plan.checkpoint
+    assert plan.checkpoint.own == "checkpoints/step_*"
+    first, later = configs(plan), configs(plan, "configs/resumed")
+    assert later == {
+        name: {**first[name], "ckpt": {"interval": 10, "resume_step": -1}} for name in ("trainer", "orchestrator")
+    }
+    for role in later:
+        assert again(plan, role) == command(plan, role).replace("/configs/", "/configs/resumed/")
+    assert again(plan, "inference") == ""
+    # A command in [gangrun.roles] is the user's whole word.
+    plan = plan_of(job(DENSE, "--gangrun.roles.trainer.command", '["mine"]'))
+    assert (again(plan, "trainer"), set(configs(plan, "configs/resumed"))) == ("", {"orchestrator"})
+    assert "ln -sfn -- /elsewhere/checkpoints" in "".join(plan_of(job(DENSE, "--output-dir", "/elsewhere")).setup)
+    assert "/checkpoints" not in "".join(plan.setup)
 
 
 def test_nccl_has_a_host_a_free_port_and_the_right_world_size(job: Callable[..., Job]) -> None:
@@ -298,6 +321,7 @@ orchestrator = ["orchestrate", "{urls}", "{inference.addresses.http}"]
         command(plan, "trainer") == "torchrun --standalone --nproc-per-node=4 -m train ${RUN_DIR}/configs/trainer.toml"
     )
     assert command(plan, "orchestrator").endswith("] ${ADDRESSES[inference.http]}")
+    assert again(plan, "orchestrator") == "", "it reads no configuration"
 
 
 def test_places(job: Callable[..., Job], tmp_path: Path) -> None:
