@@ -154,50 +154,68 @@ def compare(
     other way, the least that does. `pool` or `spread` is what a way has come to, where it has already run.
     """
     unit = unit_of(works)
-    weights = [weight(work, unit) for work in works]
-    widest = max(weights)
-    longest = max(work.seconds for work in works)
-    computing = sum(work.seconds * weight for work, weight in zip(works, weights, strict=True))
+    widest = max(weight(work, unit) for work in works)
     limits = [limit for limit in (max_parallel, max_nodes) if limit]
     if nodes is None:
-        many = min(limits, default=max(math.ceil(computing / (longest * widest)), 1) if longest else len(works))
-        size = math.ceil(min(many, len(works)) * widest)
-        nodes = [Size(size, math.inf) if unit == "GPU" else Size(0, size)]
+        nodes = [_node_for(works, unit, limits)]
     devices = sum(node.gpus if unit == "GPU" else node.cpus for node in nodes)
     chart = simulate_pool(works, nodes, max_parallel, max_nodes if chosen == "pool" else None)
     if pool is None:
-        end = max((one.end for one in chart), default=0.0)
-        wanted = float(time) if chosen == "pool" and time else end
-        pool = Way("pool", 1, devices, devices, wanted, end, end, computing, devices * end, devices * wanted)
+        pool = _pool_way(works, unit, chart, devices, time if chosen == "pool" else None)
     if spread is None:
-        if not limits and chosen == "pool":
-            limits = [max(int(devices // widest), 1)]
-        wanted = float(time) if chosen != "pool" and time else longest
-        # All tasks of an array ask for the same.
-        asked = weights if chosen == "jobs" else [widest] * len(works)
-        begins = (
-            simulate_jobs(works, max_parallel, max_nodes)
-            if chosen == "jobs"
-            else simulate_array(works, min(limits, default=len(works)))
-        )
-        ends = [begin + work.seconds for begin, work in zip(begins, works, strict=True)]
+        if chosen == "jobs":
+            begins = simulate_jobs(works, max_parallel, max_nodes)
+        else:
+            unsaid = max(int(devices // widest), 1) if chosen == "pool" else len(works)
+            begins = simulate_array(works, min(limits, default=unsaid))
+        spread = _spread_way(works, unit, begins, chosen, time if chosen != "pool" else None)
         if chosen != "pool":
-            chart = [Stretch(work, begin, end, "", ()) for work, begin, end in zip(works, begins, ends, strict=True)]
-        spread = Way(
-            "jobs" if chosen == "jobs" else "array",
-            len(works),
-            widest,
-            most_at_once(begins, ends, asked),
-            wanted,
-            longest,
-            max(ends),
-            computing,
-            sum(work.seconds * each for work, each in zip(works, asked, strict=True)),
-            sum(wanted * each for each in asked),
-        )
+            chart = [
+                Stretch(work, begin, begin + work.seconds, "", ()) for work, begin in zip(works, begins, strict=True)
+            ]
     better, why = _judge(spread, pool, unit)
-    bound = max(computing / devices if devices else 0.0, longest)
+    longest = max(work.seconds for work in works)
+    bound = max(_computing(works, unit) / devices, longest) if devices else longest
     return Comparison(unit, spread, pool, chosen, bound, tuple(chart), better, why)
+
+
+def _node_for(works: Sequence[Work], unit: Unit, limits: Sequence[int]) -> Size:
+    """A pool of what runs at once under these limits, or of what ends about when the longest item does."""
+    widest, longest = max(weight(work, unit) for work in works), max(work.seconds for work in works)
+    unsaid = max(math.ceil(_computing(works, unit) / (longest * widest)), 1) if longest else len(works)
+    size = math.ceil(min(min(limits, default=unsaid), len(works)) * widest)
+    return Size(size, math.inf) if unit == "GPU" else Size(0, size)
+
+
+def _pool_way(works: Sequence[Work], unit: Unit, chart: Sequence[Stretch], devices: float, time: int | None) -> Way:
+    end = max((one.end for one in chart), default=0.0)
+    wanted = float(time or end)
+    return Way("pool", 1, devices, devices, wanted, end, end, _computing(works, unit), devices * end, devices * wanted)
+
+
+def _spread_way(works: Sequence[Work], unit: Unit, begins: Sequence[float], chosen: Name, time: int | None) -> Way:
+    weights = [weight(work, unit) for work in works]
+    longest = max(work.seconds for work in works)
+    wanted = float(time or longest)
+    # All tasks of an array ask for the same.
+    asked = weights if chosen == "jobs" else [max(weights)] * len(works)
+    ends = [begin + work.seconds for begin, work in zip(begins, works, strict=True)]
+    return Way(
+        "jobs" if chosen == "jobs" else "array",
+        len(works),
+        max(weights),
+        most_at_once(begins, ends, asked),
+        wanted,
+        longest,
+        max(ends),
+        _computing(works, unit),
+        sum(work.seconds * each for work, each in zip(works, asked, strict=True)),
+        sum(wanted * each for each in asked),
+    )
+
+
+def _computing(works: Iterable[Work], unit: Unit) -> float:
+    return sum(work.seconds * weight(work, unit) for work in works)
 
 
 def unit_of(works: Iterable[Work]) -> Unit:

@@ -56,11 +56,6 @@ def expand(experiment: Experiment) -> tuple[Item, ...]:
     return _Expansion(experiment).items()
 
 
-def item_experiment(experiment: Experiment, item: Item) -> Experiment:
-    """The experiment of one item alone. Raises SpecError where a key that it sets cannot have that value."""
-    return experiment.alone(item.parameters, item.keys)
-
-
 @dataclass
 class _Combination:
     values: dict[str, Any]
