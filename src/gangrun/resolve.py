@@ -15,7 +15,7 @@ from gangrun.plan import chain, code, debug, extensions, monitor
 from gangrun.plan import model as plan
 from gangrun.plan.batch import batch_flags
 from gangrun.plan.compose import Composer, effective_container
-from gangrun.plan.place import Spot, place
+from gangrun.plan.place import Misfit, Spot, place
 from gangrun.plan.problems import unknown
 from gangrun.plan.requeue import requeue
 from gangrun.spec.load import Experiment, Source, nearest
@@ -43,18 +43,11 @@ def resolve(experiment: Experiment, cluster: Cluster, left: Mapping[str, plan.Va
         raise SpecError(experiment.in_order(problems))
     order = _start_order(experiment, roles)
     spots, misfits = place(roles, allocation)
+    # Where roles have no place, wrong references are told all the same, as if they had one.
+    seated = {name: found or (Spot((0,)),) for name, found in spots.items()} if misfits else spots
+    composer = Composer(experiment, cluster, roles, seated, left or {})
     if misfits:
-        # Wrong references are told all the same, as if every role that has no place had one.
-        seated = {name: found or (Spot((0,)),) for name, found in spots.items()}
-        composer = Composer(experiment, cluster, roles, seated, left or {})
-        for name in order:
-            composer.texts(name, 0)
-        composer.environment(), composer.files(), composer.variables()
-        for misfit in misfits:
-            key = ("roles", misfit.role, *misfit.key.split())
-            composer.problems.append(experiment.problem(key, misfit.what, misfit.way_out))
-        raise PlacementError(experiment.in_order(composer.problems))
-    composer = Composer(experiment, cluster, roles, spots, left or {})
+        raise PlacementError(experiment.in_order(_unplaced(experiment, composer, misfits)))
     replicas = tuple(replica for name in order for replica in composer.replicas(name))
     env, files, variables = composer.environment(), composer.files(), composer.variables()
     if composer.problems:
@@ -97,6 +90,16 @@ def resolve(experiment: Experiment, cluster: Cluster, left: Mapping[str, plan.Va
         requeue=goes_on,
         notes=(*notes, *composer.notes),
     )
+
+
+def _unplaced(experiment: Experiment, composer: Composer, misfits: list[Misfit]) -> list[Problem]:
+    """Why roles have no place, and whatever else is wrong with their texts."""
+    for name in composer.roles:
+        composer.texts(name, 0)
+    for compose in (composer.environment, composer.files, composer.variables):
+        compose()
+    found = [experiment.problem(("roles", one.role, *one.key.split()), one.what, one.way_out) for one in misfits]
+    return [*composer.problems, *found]
 
 
 def _programs(replicas: tuple[plan.Replica, ...]) -> Iterator[str]:
