@@ -64,6 +64,14 @@ def test_own_checkpoints_come_first(tmp_path: Path) -> None:
     assert run(*words).stdout == f"{tmp_path}/own/model_1.pth\n"
 
 
+def test_in_a_first_attempt_nothing_is_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(tmp_path, "own/model_1.pth")
+    monkeypatch.setenv("GANGRUN_ATTEMPT", "001")
+    assert run("--own", tmp_path / "own", "model_*.pth").stdout == "\n"
+    monkeypatch.setenv("GANGRUN_ATTEMPT", "002")
+    assert run("--own", tmp_path / "own", "model_*.pth").stdout == f"{tmp_path}/own/model_1.pth\n"
+
+
 def test_nothing_of_its_own_is_no_failure_and_nothing_to_load_is(tmp_path: Path) -> None:
     first = run("--own", tmp_path, "model_*.pth")
     assert (first.returncode, first.stdout) == (0, "\n")
