@@ -17,6 +17,7 @@ from gangrun.record.rundir import RunDir
 from gangrun.record.state import RunState, State, history
 from gangrun.scheduler import srun
 from gangrun.scheduler.commands import submitting_environment
+from gangrun.scheduler.model import PROCESS
 from gangrun.spec.profile import LOCAL
 
 _FEW = 8
@@ -49,7 +50,7 @@ def enter(run: RunDir, state: RunState, project: Path, wanted: str, words: Seque
     mark = f"{run.run_id}/{facts.job}/{facts.number:03}"
     program = (files("gangrun.script") / "preludes" / "enter.sh").read_text(encoding="utf-8")
     inside = ("bash", "-c", f'{program}\nenter "$@"', "-", mark, name, *words)
-    if facts.job.startswith("local-"):
+    if facts.job.startswith(PROCESS):
         if told.host not in ("", os.uname().nodename):
             raise UsageError(f"{run.run_id} runs on {told.host}, and this is {os.uname().nodename}")
         return Entry(inside, os.environ)

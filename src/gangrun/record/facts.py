@@ -7,7 +7,6 @@ here raises for what a file holds. What cannot be read as what it should be coun
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -124,28 +123,6 @@ class AttemptFacts:
 def is_own(replica: str) -> bool:
     """Whether it is none of the experiment's, but one that gangrun adds."""
     return replica.startswith("_")
-
-
-_SLURM_ENDED = re.compile(r"\*\*\* JOB \d+ ON \S+ CANCELLED AT (\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)( DUE TO [A-Z ]+)?")
-_DUE_TO = {
-    "": "CANCELLED",
-    "TIME LIMIT": "TIMEOUT",
-    "PREEMPTION": "PREEMPTED",
-    "NODE FAILURE": "NODE_FAIL",
-}
-
-
-def parse_end(text: str, since: float | None) -> str:
-    """The state in the last `*** JOB … CANCELLED AT … DUE TO TIME LIMIT ***` that slurmstepd wrote after `since`.
-
-    That line outlives Slurm's memory of the job, where nobody keeps accounts. Its time is local, as `since` is read
-    here. A word of another reason, such as a requeue, is no end.
-    """
-    found = list(_SLURM_ENDED.finditer(text))
-    if not found or since is None:
-        return ""
-    when = time.mktime(time.strptime(found[-1][1], "%Y-%m-%dT%H:%M:%S"))
-    return _DUE_TO.get((found[-1][2] or "").removeprefix(" DUE TO ").strip(), "") if when >= int(since) else ""
 
 
 def parse_code(text: str) -> int | None:

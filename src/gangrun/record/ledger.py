@@ -30,7 +30,7 @@ from gangrun.record.events import (
 from gangrun.record.facts import AttemptFacts
 from gangrun.record.rundir import RunDir
 from gangrun.record.state import History, Progress, RunState, State, fold_history, history, over
-from gangrun.scheduler.model import Scheduler, Status
+from gangrun.scheduler.model import QUEUED_AGAIN, Scheduler, Status
 
 SENDER_QUIET = 30.0
 """Seconds after which a dead sender's job, if the scheduler has none, counts as never sent."""
@@ -49,8 +49,6 @@ job's own files do not prove it: accounting may be down for a while."""
 FILES_ARRIVE = 120.0
 """Seconds after its end by which a job's last files are seen on every host; NFS clients keep what they know of a
 directory for 60 s."""
-
-_QUEUED_AGAIN = frozenset({"PREEMPTED", State.NODE_FAIL, "BOOT_FAIL", "REVOKED"})
 
 
 @dataclass(slots=True)
@@ -315,7 +313,7 @@ def _ended_state(run: RunDir, data: bytes, now: float) -> RunState | None:
 
 def _settled(observed: Observed, now: float) -> bool:
     """Whether the job cannot come back by itself."""
-    return observed.state not in _QUEUED_AGAIN or now - observed.t > MAY_COME_BACK
+    return observed.state not in QUEUED_AGAIN or now - observed.t > MAY_COME_BACK
 
 
 def _whole(observed: Observed) -> bool:

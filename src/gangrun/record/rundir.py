@@ -33,7 +33,6 @@ from gangrun.record.facts import (
     parse_beat,
     parse_cause,
     parse_code,
-    parse_end,
     parse_first,
     parse_lives,
     parse_requeue,
@@ -41,6 +40,7 @@ from gangrun.record.facts import (
 )
 from gangrun.record.naming import item_id, stamp_key
 from gangrun.record.words import refusal
+from gangrun.scheduler.stepd import ended_as
 
 EVENTS = "events.jsonl"
 LATEST = "latest"
@@ -412,7 +412,7 @@ class RunDir:
             ended=ended if code_value is not None else None,
             cause=reason,
             requeue=parse_requeue(onward),
-            ended_as=parse_end(_end_of(f"{self.dir}/job.log"), started) if unsure else "",
+            ended_as=ended_as(_end_of(f"{self.dir}/job.log"), started) if unsure else "",
             replicas=known,
         )
 

@@ -20,7 +20,7 @@ from gangrun.record.events import (
 )
 from gangrun.record.facts import AttemptFacts, Failure, first_failure
 from gangrun.record.rundir import RunDir
-from gangrun.scheduler.model import FINAL_STATES, Status
+from gangrun.scheduler.model import FINAL_STATES, PROCESS, Status
 
 BECOMES_VISIBLE = 30.0
 """Seconds after a submission within which a scheduler that does not list the job is believed to be late."""
@@ -58,7 +58,6 @@ class State:
 
 LOCAL: Final = "local"
 """The cluster that processes of a machine are on."""
-_PROCESS = "local-"
 ENDED = FINAL_STATES | {State.REJECTED, State.UNREACHED, State.NEVER_SENT, State.LOST, State.LEFT}
 """States of a run that nothing goes on in."""
 _BLAMABLE = frozenset({State.FAILED, State.OUT_OF_MEMORY, State.NODE_FAIL, State.LOST})
@@ -139,7 +138,7 @@ class RunState:
     @property
     def scheduler(self) -> str:
         """The cluster that is asked about its job: `local` for a process, be it in an allocation of another one."""
-        return LOCAL if self.job.startswith(_PROCESS) else self.cluster
+        return LOCAL if self.job.startswith(PROCESS) else self.cluster
 
 
 @dataclass(slots=True)
@@ -166,7 +165,7 @@ class History:
     @property
     def local(self) -> bool:
         """Whether its job is a process of one machine, which nobody queues again."""
-        return self.job.startswith(_PROCESS)
+        return self.job.startswith(PROCESS)
 
     @property
     def scheduler(self) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -18,11 +17,11 @@ from gangrun.record.links import point
 from gangrun.record.naming import readings, run_id, sanitise, stamp_key, stamps
 from gangrun.record.rundir import EVENTS, LATEST, NODE, RunDir
 from gangrun.record.words import refusal
+from gangrun.scheduler.model import is_job
 
 if TYPE_CHECKING:
     from gangrun.record.source import Source
 
-_JOB = re.compile(r"(?:[1-9][0-9]*(?:[_+.][0-9]+)?|local-[0-9]+-[0-9]+)\Z")
 _SECOND = len("YYMMDD_HHMMSS")
 _NEAR = 5
 """Names shown where a name is ambiguous or unknown."""
@@ -153,7 +152,7 @@ class Store:
             # Stamps order the runs of one step; those that several steps got in the same second their events order.
             return max(takewhile(lambda run: run.stamp[:_SECOND] == runs[0].stamp[:_SECOND], runs), key=_created)
         same = [run for run in runs if run.run_id == text]
-        if not same and _JOB.match(text):
+        if not same and is_job(text):
             # The newest of each cluster: each counts for itself, and anew when its state is lost.
             had: dict[str, RunDir] = {}
             for run in runs:

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import IO
 
 from gangrun.errors import ProgramMissing, Rejected
-from gangrun.scheduler.model import Status, Submission
+from gangrun.scheduler.model import PROCESS, Status, Submission
 
-_ID = re.compile(r"local-(\d+)-(\d+)")
+_ID = re.compile(rf"{PROCESS}(\d+)-(\d+)")
 
 # Of a run around us, in which this one may be started: with its GANGRUN_RUN_DIR two runs would write into one place.
 _OF_A_RUN = ("GANGRUN_RUN_DIR", "GANGRUN_RUN_NAME", "GANGRUN_ATTEMPT")
@@ -109,7 +109,7 @@ def foreground(script: Path, output: int | IO[bytes] | None = None) -> subproces
 def job_id(pid: int) -> str:
     """The id of a process that lives or has not been waited for."""
     _, ticks = _stat(pid)
-    return f"local-{pid}-{ticks}"
+    return f"{PROCESS}{pid}-{ticks}"
 
 
 def _bash() -> str:
@@ -135,7 +135,7 @@ def _alive(job: str, pid: int) -> float | None:
         state, ticks = _stat(pid)
     except OSError:
         return None
-    if state in "ZX" or job != f"local-{pid}-{ticks}":
+    if state in "ZX" or job != f"{PROCESS}{pid}-{ticks}":
         return None
     boot = next(line for line in Path("/proc/stat").read_text().splitlines() if line.startswith("btime "))
     return int(boot.split()[1]) + ticks / os.sysconf("SC_CLK_TCK")

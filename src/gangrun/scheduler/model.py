@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,17 @@ FINAL_STATES = frozenset(
 )
 """States from which a job does not come back by itself. PREEMPTED is one only where the job is not requeued; a
 requeued job shows PENDING. Every other word, a state of a Slurm not yet written included, means: alive."""
+QUEUED_AGAIN = frozenset({"PREEMPTED", "NODE_FAIL", "BOOT_FAIL", "REVOKED"})
+"""Those of them that a job may show for a moment before Slurm queues it again."""
+
+PROCESS = "local-"
+"""What the id of a job begins with that is a process of one machine."""
+_JOB = re.compile(rf"(?:[1-9][0-9]*(?:[_+.][0-9]+)?|{PROCESS}[0-9]+-[0-9]+)\Z")
+
+
+def is_job(text: str) -> bool:
+    """Whether this can be the id of a job, or of a task of an array."""
+    return bool(_JOB.match(text))
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
 GAP = "·"
@@ -75,3 +75,8 @@ def aligned(rows: Sequence[Sequence[str]], right: str = "") -> Iterator[str]:
             cell.rjust(width) if end else cell.ljust(width) for cell, width, end in zip(row, widths, ends, strict=True)
         )
         yield "  ".join(cells).rstrip()
+
+
+def cut(lines: Iterable[str], width: int) -> list[str]:
+    """The lines, none of them longer than `width` letters."""
+    return [line if len(line) <= width else line[: width - 1] + "…" for line in lines]

@@ -8,7 +8,8 @@ from gangrun.comparison import of_plan
 from gangrun.spec.model import Verdict
 from gangrun.sweeps import SweepPlan
 from gangrun.views import comparison
-from gangrun.views.sweeps import aligned, cell
+from gangrun.views.figures import aligned, cut
+from gangrun.views.sweeps import cell, filled
 
 MOST_ROWS = 50
 """Items that are listed; `--json` has all."""
@@ -23,10 +24,10 @@ def table(sweep: SweepPlan, width: int) -> list[str]:
         head.append("ESTIMATE")
         for row, one in zip(rows, sweep.items, strict=False):
             row.append(cell(one.estimate))
-    lines = [_head(sweep), *(f"note: {note}" for note in sweep.notes), "", *aligned([head, *rows])]
+    lines = [_head(sweep), *(f"note: {note}" for note in sweep.notes), "", *aligned(filled([head, *rows]))]
     if len(sweep.items) > MOST_ROWS:
         lines.append(f"and {len(sweep.items) - MOST_ROWS} more; --json lists all")
-    return [line if len(line) <= width else line[: width - 1] + "…" for line in lines]
+    return cut(lines, width)
 
 
 def compared(sweep: SweepPlan, width: int) -> list[str]:

@@ -10,6 +10,7 @@ from typing import Any
 from gangrun.record.facts import AttemptFacts, ReplicaFacts
 from gangrun.record.rundir import RunDir
 from gangrun.record.state import Progress, RunState, State
+from gangrun.views.figures import aligned, cut
 
 LAST_LINES = 10
 """Lines of a failed replica's log that are shown with it."""
@@ -38,9 +39,7 @@ def table(states: Sequence[RunState], width: int) -> list[str]:
         (s.run, s.state + ("?" if s.stale else ""), s.job, s.cluster, _spent(s), ago(s.created), remark(s))
         for s in states
     ]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = ("  ".join(cell.ljust(size) for cell, size in zip(row, widths, strict=True)).rstrip() for row in rows)
-    return [line if len(line) <= width else line[: width - 1] + "…" for line in lines]
+    return cut(aligned(rows), width)
 
 
 def details(run: RunDir, state: RunState, facts: AttemptFacts | None) -> list[str]:
@@ -137,9 +136,7 @@ def _replicas(replicas: Mapping[str, ReplicaFacts], state: RunState) -> Iterator
         if state.final and word in {"runs", "ready"}:
             word = "killed"  # and the script with it, before it could write down how
         rows.append((name, word, str(len(replica.lives)), clock(spent)))
-    widths = [max(len(row[column]) for row in rows) for column in range(4)]
-    for row in rows:
-        yield "  " + "  ".join(cell.ljust(size) for cell, size in zip(row, widths, strict=True)).rstrip()
+    return (f"  {line}" for line in aligned(rows))
 
 
 def replica_state(replica: ReplicaFacts) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -13,6 +13,7 @@ from gangrun.record.item_states import ItemState
 from gangrun.record.rundir import RunDir
 from gangrun.record.state import RunState, State
 from gangrun.scheduler import reasons
+from gangrun.views.figures import aligned, cut
 from gangrun.views.runs import clock, last_lines
 
 MOST_ROWS = 40
@@ -38,10 +39,10 @@ def table(states: Sequence[ItemState], width: int, most: int | None = MOST_ROWS)
         )
         for one in shown
     ]
-    lines = list(aligned(rows))
+    lines = list(aligned(filled(rows)))
     if len(shown) < len(states):
         lines.append(f"and {len(states) - len(shown)} more; gangrun results lists all")
-    return [line if len(line) <= width else line[: width - 1] + "…" for line in lines]
+    return cut(lines, width)
 
 
 def _interest(one: ItemState) -> int:
@@ -55,12 +56,10 @@ def _remark(one: ItemState) -> str:
     return f"exit {one.exit_code}" if one.exit_code else ""
 
 
-def aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """Rows in columns, without those that are empty below their head."""
+def filled(rows: Sequence[Sequence[str]]) -> list[list[str]]:
+    """The rows without the columns, from the third on, that are empty below their head."""
     kept = [column for column in range(len(rows[0])) if any(row[column] for row in rows[1:]) or column < 2]
-    widths = {column: max(len(row[column]) for row in rows) for column in kept}
-    for row in rows:
-        yield "  ".join(row[column].ljust(widths[column]) for column in kept).rstrip()
+    return [[row[column] for column in kept] for row in rows]
 
 
 def as_data(states: Sequence[ItemState]) -> list[dict[str, Any]]:
@@ -169,7 +168,7 @@ def as_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """For a person."""
     head, body = as_table(rows)
     cells = [[cell(value) for value in row] for row in body]
-    return list(aligned([[name.upper() for name in head], *cells]))
+    return list(aligned(filled([[name.upper() for name in head], *cells])))
 
 
 def cell(value: Any) -> str:

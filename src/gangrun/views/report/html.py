@@ -18,6 +18,7 @@ from html import escape
 from typing import TypeAlias
 
 from gangrun.record.usage import Curve, Span
+from gangrun.views.figures import significant
 from gangrun.views.report.section import Section
 
 HUES = 8
@@ -187,7 +188,7 @@ def chart(
         f'<path style="stroke:var(--{hues[name] % HUES})" d="{_path(curve, top)}"/>' for name, curve in curves.items()
     ]
     labels = "".join(
-        f'<i style="top:{100 - 100 * part:.0f}%">{_figure(top * part)} {escape(unit)}</i>' for part in (0, 0.5, 1)
+        f'<i style="top:{100 - 100 * part:.0f}%">{significant(top * part)} {escape(unit)}</i>' for part in (0, 0.5, 1)
     )
     tips = "".join(f'<b title="{escape(tip)}"></b>' for tip in _tips(curves, span, unit))
     svg = f'<svg viewBox="0 0 1000 1000" preserveAspectRatio="none">{"".join(lines)}</svg>'
@@ -228,7 +229,9 @@ def _path(curve: Curve, top: float) -> str:
 
 def _tips(curves: Mapping[str, Curve], span: Span, unit: str) -> Iterator[str]:
     for at in range(span.slices):
-        known = [f"{name} {_figure(curve[at] or 0)} {unit}" for name, curve in curves.items() if curve[at] is not None]
+        known = [
+            f"{name} {significant(curve[at] or 0)} {unit}" for name, curve in curves.items() if curve[at] is not None
+        ]
         yield ", ".join([_clock(span.begin + (at + 0.5) * (span.end - span.begin) / span.slices, span), *known])
 
 
@@ -265,10 +268,6 @@ def _round(value: float) -> float:
     """The next number that is 1, 2, 2.5 or 5 times a power of ten."""
     power = 10.0 ** math.floor(math.log10(value))
     return next(step * power for step in (1, 2, 2.5, 5, 10) if step * power >= value * (1 - 1e-9))
-
-
-def _figure(value: float) -> str:
-    return f"{value:.3g}" if value < 1000 else f"{value:,.0f}"
 
 
 def _shade(value: float | None, top: float) -> int:
