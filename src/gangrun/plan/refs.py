@@ -4,8 +4,9 @@ Known references:
 `{index}` `{count}` (this replica's number, and how many the role has) · `{self.host}` `{self.port.NAME}` ·
 `{ROLE.host}` `{ROLE.port.NAME}` (of the role's first replica) · `{ROLE.1.host}` `{ROLE.1.port.NAME}` (of another) ·
 `{ROLE.addresses.NAME}` (host:port of all its replicas, with commas) · `{run.dir}` `{run.name}` · `{seed}` ·
-`{file.dir}` (the folder of the experiment file) · `{code.dir}` (the project's root, or that of the copy of it that the
-run uses) · `{load}` `{resumed}` (the checkpoint to load, and whether it is the run's own).
+`{NAME}` `{NAME.name}` `{NAME.stem}` (a parameter, and of one that is text its parts as a path) · `{file.dir}` (the
+folder of the experiment file) · `{code.dir}` (the project's root, or that of the copy of it that the run uses) ·
+`{load}` `{resumed}` (the checkpoint to load, and whether it is the run's own).
 """
 
 from __future__ import annotations

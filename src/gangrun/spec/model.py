@@ -1,6 +1,6 @@
 """The experiment file and the cluster profile, field by field.
 
-Strings in `command`, `env` and `ready` may hold references, see `gangrun.plan.refs`.
+Many of the strings may hold references, see `gangrun.plan.refs`.
 """
 
 from __future__ import annotations
