@@ -22,6 +22,7 @@ from gangrun import node
 from gangrun.errors import InputError, RecordError, Rejected, SchedulerError, UsageError
 from gangrun.jobscript.read import JobScript, asked_for
 from gangrun.node import checkpoint
+from gangrun.plan import monitor
 from gangrun.plan.model import Plan, Word
 from gangrun.project import OUTPUTS
 from gangrun.record import code, events
@@ -33,7 +34,7 @@ from gangrun.scheduler.local import foreground, job_id
 from gangrun.scheduler.model import Scheduler, Submission
 from gangrun.script.quote import known_text
 from gangrun.script.render import render
-from gangrun.script.written import MONITOR, written
+from gangrun.script.written import written
 from gangrun.spec import toml
 from gangrun.spec.load import Experiment
 from gangrun.spec.model import Resume
@@ -99,7 +100,7 @@ def create_written(store: Store, project: Path, job: JobScript, cluster: str, ar
         script=lambda run: written(job.head, job.name, job.interpreter, run.run_id, run.dir),
         project=project,
         created=created_event(job.file, cluster, argv),
-        files={"job.sh": job.text.encode(), f"{NODE}/{MONITOR}": node.source(MONITOR)},
+        files={"job.sh": job.text.encode(), f"{NODE}/{monitor.PROGRAM}": node.source(monitor.PROGRAM)},
     )
 
 

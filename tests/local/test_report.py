@@ -59,7 +59,7 @@ def test_the_page_of_a_job_with_many_gpus_is_drawn_as_it_should(tmp_path: Path, 
     for number in range(4):
         (status / f"trainer.{number}.lives").write_text(f"{BEGIN} start\n{BEGIN + 60} ready\n{BEGIN + 3600} exit 0\n")
     state = RunState(run.run_id, run.dir, "COMPLETED", started=BEGIN, ended=BEGIN + 3600, attempt=1)
-    found = gather(run, state, [], lambda _: state)
+    found = gather(run, state, [], list)
     assert found is not None
     run.write_report(report.page(found))
     for width, dark in ((1100, False), (380, True)):

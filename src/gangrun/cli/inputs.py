@@ -123,6 +123,13 @@ def items(run: RunDir, state: RunState, project: Path) -> list[ItemState]:
     return item_states(run, state, schedulers(project))
 
 
+def items_as_runs(run: RunDir, project: Path) -> list[RunState]:
+    """The same as the states of runs."""
+    from gangrun.record.ledger import refresh_items
+
+    return refresh_items(run, schedulers(project))
+
+
 def jobs_of(run: RunDir, state: RunState, project: Path) -> list[tuple[RunDir, str]]:
     """The jobs that a run still has, each with the run that it is recorded with: of a sweep those are its items."""
     from gangrun.record import pools

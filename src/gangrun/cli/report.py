@@ -28,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
     project = inputs.project_here()
     state = inputs.states([found], project)[0]
     items = inputs.items(found, state, project) if state.mode else []
-    gathered = gather(found, state, items, lambda item: inputs.states([item], project)[0])
+    gathered = gather(found, state, items, lambda: inputs.items_as_runs(found, project))
     if gathered is None:
         raise UsageError(
             f"{found.run_id} has not begun, so there is nothing to report", way_out="gangrun why tells why"

@@ -19,6 +19,7 @@ def run(args: argparse.Namespace) -> int:
     from functools import partial
 
     from gangrun import chains
+    from gangrun.record.state import State
     from gangrun.views import sweeps
     from gangrun.views.why import answer
 
@@ -29,7 +30,7 @@ def run(args: argparse.Namespace) -> int:
     if state.mode and (answers := sweeps.why(found, state, inputs.items(found, state, project))):
         lines = answers
     else:
-        needed = list(chains.failed(found, states)) if state.state != "RUNNING" else []
+        needed = list(chains.failed(found, states)) if state.state != State.RUNNING else []
         lines = answer(found, state, found.facts(), needed)
     if args.json:
         from gangrun.views.terminal import print_json

@@ -32,7 +32,8 @@ class Cause:
     """Why an attempt ended otherwise than by success, in the script's own words."""
 
     kind: str
-    """`main`, `service`, `unready`, `lost`, `limit`, `signal`, `setup`, `ports`; any other first word is kept."""
+    """`main`, `service`, `unready`, `lost`, `limit`, `signal`, `requeue`, `setup`, `needs`, `ports`; any other
+    first word is kept."""
     replica: str = ""
     code: int | None = None
     host: str = ""

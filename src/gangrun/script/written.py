@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import gangrun
+from gangrun.plan import monitor
 from gangrun.script.quote import directive, literal
 from gangrun.script.render import in_pattern, part, prelude
+from gangrun.spec.model import Monitor
 
 GRACE = 600
 """Seconds: longer than a cluster's KillWait, so that it is Slurm that loses patience, as without gangrun."""
-MONITOR = "monitor.py"
 
 
 def written(head: Sequence[str], name: str, command: Sequence[str], run_name: str, run_dir: str) -> str:
@@ -39,8 +40,9 @@ setup() {{ :; }}
 
 roles() {{
   written {" ".join(map(literal, command))} "$RUN_DIR/job.sh"
-  start _monitor 0 sidecar nodes="$(all_nodes)" alone=0 flags=1 --kill-on-bad-exit=0 -- \\
-    python3 -IS "$RUN_DIR/node/{MONITOR}" every=15 gpus="$GIVEN_GPUS" ${{GIVEN_MEMORY:+mem="$GIVEN_MEMORY"}}
+  start {monitor.ROLE} 0 sidecar nodes="$(all_nodes)" alone=0 flags=1 --kill-on-bad-exit=0 -- \\
+    python3 -IS "$RUN_DIR/node/{monitor.PROGRAM}" every={Monitor().every} gpus="$GIVEN_GPUS" \\
+    ${{GIVEN_MEMORY:+mem="$GIVEN_MEMORY"}}
 }}
 
 # ---- prelude: how replicas start, stop and are watched; the same in every script

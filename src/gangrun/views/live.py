@@ -121,7 +121,7 @@ def follow_use(run: RunDir, state: Callable[[], RunState]) -> None:
 def _all_ended(runs: Sequence[RunDir], states: Sequence[RunState]) -> bool:
     """Whether every run that is not known to have ended has written its exit code."""
     alive = [run for run, state in zip(runs, states, strict=True) if not state.final]
-    facts = [run.facts(replicas=False) for run in alive]
+    facts = (run.facts(replicas=False) for run in alive)  # to the first that has not, as this is asked at every look
     return all(one is not None and one.exit is not None for one in facts)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from gangrun.node.requeue import WORDS
 from gangrun.record.facts import AttemptFacts, ReplicaFacts
 from gangrun.record.rundir import RunDir
 from gangrun.record.state import RunState, State
@@ -79,14 +80,11 @@ def _earlier(run: RunDir, state: RunState) -> Iterator[str]:
         known = run.facts(number, replicas=False)
         if known is None or known.requeue is None:
             continue
-        reason = _REQUEUED.get(known.requeue.reason, known.requeue.reason)
+        reason = WORDS.get(known.requeue.reason, known.requeue.reason)
         if known.requeue.again:
             yield f"attempt {number} ended with {reason}, and the job was queued again for the next one"
         elif state.final:
             yield f"it was not queued again after {reason}: {known.requeue.why}"
-
-
-_REQUEUED = {"limit": "the time limit", "preemption": "a preemption", "node": "the loss of a node"}
 
 
 def _given_up(replica: ReplicaFacts) -> bool:

@@ -56,7 +56,7 @@ def ended(run: RunDir, number: int, code: int, begin: float, seconds: float, hos
 
 def told(run: RunDir, state: str = "COMPLETED", end: float = BEGIN + HOUR) -> Report:
     now = RunState(run.run_id, run.dir, state, ended=end, attempt=max(run.attempts(), default=0))
-    found = gather(run, now, [], lambda _: now)
+    found = gather(run, now, [], list)
     assert found is not None
     return found
 
@@ -123,7 +123,7 @@ def test_the_verdict_of_a_run_that_was_not_watched(tmp_path: Path) -> None:
 
 def test_a_run_that_has_not_begun(tmp_path: Path) -> None:
     run = RunDir(tmp_path / "exp" / "step_0" / "261121_120000")
-    assert gather(run, RunState(run.run_id, run.dir, "PENDING"), [], lambda _: RunState("", "", "")) is None
+    assert gather(run, RunState(run.run_id, run.dir, "PENDING"), [], list) is None
 
 
 def test_text_and_page_say_the_same(tmp_path: Path) -> None:

@@ -140,16 +140,16 @@ class Report:
 
 
 def gather(
-    run: RunDir, state: RunState, items: Sequence[ItemState], state_of: Callable[[RunDir], RunState]
+    run: RunDir, state: RunState, items: Sequence[ItemState], as_runs: Callable[[], Sequence[RunState]]
 ) -> Report | None:
     """What is known of a run whose state is `state`; None of one that has not begun.
 
-    `state_of` tells the state of an item that is a job of its own.
+    `as_runs` tells the states of the items as of runs, asked for once, where they are jobs of their own.
     """
     now = time.time()
     sources = [("", run, state)] if run.attempts() else []
     if not sources:
-        sources = [(one.name, run.item(one.name), state_of(run.item(one.name))) for one in items]
+        sources = [(one.name, run.item(one.name), its) for one, its in zip(items, as_runs(), strict=True)]
     lives = [life for name, place, its in sources for life in _begun(name, place, its, now)]
     if not lives:
         return None
