@@ -6,7 +6,7 @@ import difflib
 import os
 import re
 import secrets
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from glob import glob
 from pathlib import Path
@@ -448,8 +448,16 @@ def _problems(
     error: ValidationError, model: type[BaseModel], values: Table, sources: Mapping[Key, Source], file: str
 ) -> Iterable[Problem]:
     seen: dict[Key, tuple[list[str], str]] = {}
+    places: set[Key] = set()
+    branches: set[Key] = set()
     for one in error.errors(include_url=False):
-        key: Key = tuple(one["loc"])
+        *above, last = one["loc"]
+        key = _in_values(above, values)
+        if one["type"] == "missing" or last in _names(values, key):
+            key = (*key, last)
+        else:
+            branches.add(key)
+        places.add(key)
         if one["type"] == "extra_forbidden":
             hint = _elsewhere(str(key[-1]), model) if len(key) == 1 else ""
             known = _fields(model, key[:-1])
@@ -457,11 +465,12 @@ def _problems(
             where = f"in {dotted(key[:-1])}" if len(key) > 1 else "at the top"
             yield locate(sources, file, key, f"unknown key {where}", hint)
             continue
-        # Unions add the name of each branch to the place; cut it back to what the file has.
-        key = _in_values(key, values) if one["type"] != "missing" else key
         told, _ = seen.setdefault(key, ([], _not(one["type"], one["input"])))
         told.append(_words(one["type"], one["msg"]))
     for key, (told, suffix) in seen.items():
+        # What is wrong deeper in one branch of a union says more than that the others are of another type.
+        if key in branches and any(other[: len(key)] == key for other in places if other != key):
+            continue
         yield locate(sources, file, key, ", or ".join(dict.fromkeys(told)) + suffix)
 
 
@@ -481,7 +490,8 @@ _SHOULD = {
 def _words(kind: str, message: str) -> str:
     if kind in ("missing", "value_error"):
         return "is missing" if kind == "missing" else message.removeprefix("Value error, ")
-    return _SHOULD.get(kind) or re.sub(r"^input should be", "should be", message[0].lower() + message[1:])
+    words = re.sub(r"^input should be", "should be", message[0].lower() + message[1:])
+    return _SHOULD.get(kind) or words.replace("False", "false")
 
 
 def _not(kind: str, given: object) -> str:
@@ -491,14 +501,20 @@ def _not(kind: str, given: object) -> str:
     return f", not {shown if len(shown) <= 60 else shown[:57] + '…'}"
 
 
-def _in_values(key: Key, values: Any) -> Key:
-    """The longest prefix of the place that exists in the values."""
-    for position, part in enumerate(key):
-        known = range(len(values)) if isinstance(values, list) else values if isinstance(values, dict) else ()
-        if part not in known:
-            return key[:position]
-        values = values[part]
+def _in_values(place: Iterable[str | int], values: Any) -> Key:
+    """The place without what is not in the values: unions put the name of each branch into it."""
+    key: Key = ()
+    for part in place:
+        if part in _names(values, key):
+            key = (*key, part)
     return key
+
+
+def _names(values: Any, key: Key) -> Collection[str | int]:
+    """What can follow this key, which is in the values."""
+    for part in key:
+        values = values[part]
+    return range(len(values)) if isinstance(values, list) else values if isinstance(values, dict) else ()
 
 
 def _fields(model: type[BaseModel], key: Key) -> set[str]:

@@ -74,7 +74,7 @@ ready = { port = "a", htpp = "b" }
         ("container = { image = 'x' }", "1: container.runtime: is missing"),
         ("launcher = { nodes = 1 }", "1: launcher.type: is missing"),
         ("setup = { line = [] }", "1: setup.line: unknown key in setup (did you mean 'lines'?)"),
-        ("setup = [1]", "1: setup: should be text, in quotes, not 1"),
+        ("setup = [1]", "1: setup[0]: should be text, in quotes, not 1"),
         ("gpus = 'all'", "1: gpus: should be a whole number, without quotes, or should be 'shared', not 'all'"),
         ("time = '1:00:00'", "1: time: unknown key at the top (did you mean allocation.time?)"),
         ("modules = ['cuda']", "1: modules: unknown key at the top (did you mean setup.modules?)"),
@@ -83,6 +83,12 @@ ready = { port = "a", htpp = "b" }
         ("extends = [3]", "1: extends[0]: should be text, in quotes, not 3"),
         ("seed = 'x'", "1: seed: should be a whole number, without quotes, not 'x'"),
         ("[[roles]]\ncommand = ['x']", "1: roles: should be a table, not"),
+        ("[campaign]\nverdict = { file = '/a', where = { x = 1 } }", "2: campaign.verdict.file: '/a' is no path in"),
+        ("[campaign]\nverdict = { file = 'a' }", "2: campaign.verdict.where: is missing"),
+        ("[campaign]\nverdict = { file = 'a', where = { x = 1 }, wher = 2 }", "2: campaign.verdict.wher: unknown key"),
+        ("[campaign]\nmerge = [true]", "2: campaign.merge[0]: should be text, in quotes, not true"),
+        ("[campaign]\nmerge = 3", "2: campaign.merge: should be a list, or should be a table, not 3"),
+        ("setup.venv = true", "1: setup.venv: should be text, in quotes, or should be false, not true"),
     ],
 )
 def test_one_problem(text: str, problem: str, write: Write) -> None:
