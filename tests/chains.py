@@ -36,18 +36,19 @@ echo w > {run.dir}/model_1.pth
 [[ $2 != "$(cat broken)" ]]''', "-", "%s", "{seed}"]
 [sweep]
 seeds = "0-1"
-mode = "jobs"
+mode = "MODE"
 [resume]
 """
 
 
-def two_sweeps(project: Project, broken: str = "") -> str:
+def two_sweeps(project: Project, broken: str = "", *, mode: str = "jobs") -> str:
     """Writes two sweeps, of which each item of the second loads what the item of its seed in the first has left, and
     returns their folder. The seed `broken` fails."""
     folder = "experiments/001_example"
-    project.write(f"{folder}/000_pretrain.toml", SWEEP % "")
+    sweep = SWEEP.replace("MODE", mode)
+    project.write(f"{folder}/000_pretrain.toml", sweep % "")
     load = 'load = { from = "001_example/000_pretrain/seed={seed}" }'
-    project.write(f"{folder}/010_posttrain.toml", load + SWEEP % "{load}")
+    project.write(f"{folder}/010_posttrain.toml", load + sweep % "{load}")
     project.write("broken", broken)
     return folder
 

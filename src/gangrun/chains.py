@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeAlias, TypeVar
+from typing import Literal, TypeAlias, TypeVar
 
 from gangrun.errors import InputError, Problem, SpecError
 from gangrun.node import checkpoint
@@ -208,7 +208,20 @@ def note(run: RunDir, links: Sequence[Link]) -> None:
 def flags(jobs: Sequence[str], ends: Sequence[str] = ()) -> tuple[str, ...]:
     """What sbatch is told, so that a job waits for these and is cancelled when one of them fails; and waits for the
     `ends` of others, however they come."""
-    on = [f"afterok:{':'.join(jobs)}"] if jobs else []
+    return _flags("afterok", jobs, ends)
+
+
+def flags_of_array(each: Sequence[Sequence[str]], ends: Sequence[str] = ()) -> tuple[str, ...]:
+    """The same for an array whose tasks need `each` these jobs: task by task where those are the tasks of one other
+    array in the same order, else all of them before the first begins."""
+    other = each[0][0].rpartition("_")[0] if each and each[0] else ""
+    if other and all(set(jobs) == {f"{other}_{task}"} for task, jobs in enumerate(each)):
+        return _flags("aftercorr", [other], ends)
+    return _flags("afterok", list(dict.fromkeys(job for jobs in each for job in jobs)), ends)
+
+
+def _flags(how: Literal["afterok", "aftercorr"], jobs: Sequence[str], ends: Sequence[str]) -> tuple[str, ...]:
+    on = [f"{how}:{':'.join(jobs)}"] if jobs else []
     on += [f"afterany:{':'.join(ends)}"] if ends else []
     words = (f"--dependency={','.join(on)}",) if on else ()
     return (*words, "--kill-on-invalid-dep=yes") if jobs else words

@@ -89,27 +89,28 @@ def send(
     needs: Mapping[Need, str] = {},
     sent: Callable[[RunDir, str], None] = lambda _run, _job: None,
 ) -> None:
-    """Queues a created sweep; `needs` are the jobs that have to succeed before, each item's own where it is a job
-    itself, else all of them; `sent` is told of each job.
+    """Queues a created sweep; `needs` are the jobs that have to succeed before: for an item that is a job its own, for
+    an array those of its items, or task by task those of another one, for a pool all; `sent` is told of each job.
 
     Raises Rejected or another SchedulerError at the first that is not taken: what was queued before goes on, and the
     rest is not sent.
     """
     cluster = sweep.shown.cluster
-    everything = tuple(dict.fromkeys(needs.values()))
     if sweep.mode == "pool":
+        everything = tuple(dict.fromkeys(needs.values()))
         sent(run, submission.send(run, cluster, scheduler, (*chains.flags(everything), *flags)))
         return
     # Who sends: should this process be killed, the rest counts as never sent.
     run.append(Submitting.here(1, run.run_id))
     if sweep.mode == "array":
-        arrays = _arrays_of(run)
+        arrays = _arrays_of(run, sweep)
         shares = _shares(sweep, len(arrays))
         before = ""
         for number, tasks in enumerate(arrays):
             limit = f"%{shares[number]}" if shares[number] else ""
             follows = [before] if before and not _divisible(sweep, len(arrays)) else []
-            own = (f"--array=0-{tasks - 1}{limit}", *chains.flags(everything, follows))
+            each = [[needs[need] for need in planned.plan.needs if need in needs] for planned in tasks]
+            own = (f"--array=0-{len(tasks) - 1}{limit}", *chains.flags_of_array(each, follows))
             before = submission.send(run.array(number), cluster, scheduler, (*own, *flags))
             sent(run.array(number), before)
     else:
@@ -277,14 +278,15 @@ def _array_script(number: int, members: Sequence[PlannedItem], run: RunDir) -> b
     return render_array(members[0].plan, array.run_id, array.dir, folders).encode("utf-8", "surrogateescape")
 
 
-def _arrays_of(run: RunDir) -> list[int]:
-    """How many tasks each array of a created sweep has."""
+def _arrays_of(run: RunDir, sweep: SweepPlan) -> list[list[PlannedItem]]:
+    """The items of each array of a created sweep, by their tasks."""
     from gangrun.record.items import read
 
-    tasks: dict[int, int] = {}
+    planned = {one.item.name: one for one in sweep.items}
+    arrays: dict[int, dict[int, PlannedItem]] = {}
     for line in read(run):
-        tasks[line.array or 0] = tasks.get(line.array or 0, 0) + 1
-    return [tasks[number] for number in sorted(tasks)]
+        arrays.setdefault(line.array or 0, {})[line.task or 0] = planned[line.name]
+    return [[tasks[task] for task in sorted(tasks)] for _, tasks in sorted(arrays.items())]
 
 
 def _limit(sweep: SweepPlan) -> int | None:

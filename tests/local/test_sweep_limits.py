@@ -17,6 +17,7 @@ import fake_slurm as fakes
 from fake_slurm import Installed
 
 from gangrun.record.state import State
+from tests.chains import two_sweeps
 from tests.gangrun_cli import Done, Project, wait_for
 
 FILE = "experiments/sweep/many.toml"
@@ -120,6 +121,22 @@ def test_a_full_queue_is_waited_for_and_said(project: Project, fake_slurm: Fake)
     assert "sbatch waits for room" in done.err
     assert len(fake.jobs()) == 10
     assert {one["state"] for one in project.run()["items"]} == {"PENDING"}
+
+
+def test_an_array_waits_task_by_task_only_for_one_in_its_order(project: Project, fake_slurm: Fake) -> None:
+    fake = fake_slurm()
+    folder = two_sweeps(project, mode="array")
+    project.ok("submit", folder)
+    assert given(fake, "--dependency") == ["", "aftercorr:1000"]
+    # Its longest item comes first, which is the last of the other.
+    step = f"{folder}/010_posttrain.toml"
+    turned = project.gangrun("submit", step, "--set", 'pool.estimate="{seed}"')
+    assert turned.code == 0, turned.err
+    assert given(fake, "--dependency")[2:] == ["afterok:1000_1:1000_0"]
+    project.ok("submit", step, "--set", 'sweep.mode="jobs"')
+    assert given(fake, "--dependency")[3:] == ["afterok:1000_0", "afterok:1000_1"]
+    project.ok("submit", step, "--set", 'sweep.mode="pool"')
+    assert given(fake, "--dependency")[5:] == ["afterok:1000_0:1000_1"]
 
 
 @pytest.mark.parametrize("mode", ["jobs", "array", "pool"])

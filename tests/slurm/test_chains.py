@@ -86,6 +86,29 @@ def test_items_wait_for_the_items_of_their_seed(project: Project, lab: Lab) -> N
     assert f"loads <{made}>" in project.ok("logs", "010_posttrain", "--item", "seed=0").out
 
 
+def test_tasks_of_an_array_wait_for_those_of_their_number(project: Project, lab: Lab) -> None:
+    folder = two_sweeps(project, broken="1", mode="array")
+    project.ok("submit", folder, "--", "--hold")
+    first, second = (
+        items(project, step)["seed=0"]["job"].partition("_")[0] for step in ("000_pretrain", "010_posttrain")
+    )
+    assert dependency(lab, second).startswith(f"Dependency=aftercorr:{first}_*")
+    # Sent later, while the first still waits; and one that needs a single item.
+    project.ok("submit", f"{folder}/010_posttrain.toml")
+    later = items(project, "010_posttrain")["seed=0"]["job"].partition("_")[0]
+    assert dependency(lab, later).startswith(f"Dependency=aftercorr:{first}_*")
+    project.write(f"{folder}/020_one_0.toml", sh("true") + "needs = '001_example/000_pretrain/seed=0'\n")
+    project.ok("submit", f"{folder}/020_one_0.toml")
+    scontrol(lab, "release", first, second)
+    wait_for(
+        lambda: [one["state"] for one in items(project, "010_posttrain").values()] == ["COMPLETED", "CANCELLED"], 60
+    )
+    wait_for(lambda: project.run("020_one_0")["state"] == "COMPLETED", 60)
+    assert [one["state"] for one in items(project, "000_pretrain").values()] == ["COMPLETED", "FAILED"]
+    made = f"{project.run('000_pretrain')['dir']}/items/seed=0/model_1.pth"
+    assert f"loads <{made}>" in project.ok("logs", "010_posttrain", "--item", "seed=0").out
+
+
 def test_a_checkpoint_that_is_not_there_fails_before_anything_starts(project: Project) -> None:
     project.write("experiments/001_a/000_x_0.toml", sh("true"))
     project.write("experiments/001_a/010_y_0.toml", "load.from = '000_x_0'\ncommand = ['echo', '{load}']\n")

@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import cache
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -244,6 +245,7 @@ def _send(
     from concurrent.futures import Future, ThreadPoolExecutor
 
     from gangrun import chains, clusters, submission, sweep_submission
+    from gangrun.record import items
     from gangrun.sweeps import SweepPlan
 
     stores = {experiment.project: submission.store_of(experiment.project) for experiment, _, _ in planned}
@@ -258,9 +260,19 @@ def _send(
             return link.job
         # Those that are sent by this call came before, so their turn is not after this one's.
         jobs = sending[link.run.sweep or link.run].result()
-        if link.run.is_item and any(run.is_item for run in jobs):
-            return jobs.get(link.run, "")
+        if link.run.is_item and link.run.sweep and not link.run.pool_around:
+            return jobs.get(link.run, "") or tasks_of(link.run.sweep).get(link.run, "")
         return ":".join(jobs.values())
+
+    @cache
+    def tasks_of(sweep: RunDir) -> dict[RunDir, str]:
+        """The items of a sweep in arrays, with their tasks."""
+        jobs = sending[sweep].result()
+        return {
+            sweep.item(line.name): f"{jobs[array]}_{line.task}"
+            for line in items.read(sweep)
+            if line.array is not None and (array := sweep.array(line.array)) in jobs
+        }
 
     def send(created: RunDir, cluster: Cluster, plan: Plan | SweepPlan, mine: list[Link]) -> dict[RunDir, str]:
         sent: dict[RunDir, str] = {}
@@ -285,8 +297,8 @@ def _send(
             jobs = list(sent.values())
             # With its end in the same write, or lines of several senders run into each other.
             what = f"job {jobs[0]}" if len(jobs) == 1 else f"{len(jobs)} jobs, {jobs[0]} to {jobs[-1]},"
-            items = f"{len(plan.items)} items: " if isinstance(plan, SweepPlan) else ""
-            print(f"{created.run_id}  {items}{what} on {cluster.name}  {created.dir}\n", end="", flush=True)
+            several = f"{len(plan.items)} items: " if isinstance(plan, SweepPlan) else ""
+            print(f"{created.run_id}  {several}{what} on {cluster.name}  {created.dir}\n", end="", flush=True)
         return sent
 
     senders = ThreadPoolExecutor(max_workers=SENDERS)
