@@ -82,6 +82,8 @@ class Bench:
             text=True,
         )
         while not (found := set(self.here.glob(f"outputs/*/{name}/[0-9]*_*")) - before):
+            if waiting.poll() is not None:
+                sys.exit(f"{name}: {waiting.communicate()[0]}")
             time.sleep(0.1)
         run = RunDir(found.pop())
         meanwhile(run)
@@ -124,14 +126,14 @@ class Bench:
 
     def short(self) -> dict[str, float]:
         """500 items of 0.1 s on 8 slots, in items per second."""
-        sweep = "nap = [0.1]\nnumber = { from = 1, to = 500 }"
+        sweep = "nap = [0.1]\nnumber = { from = 1, to = 500, step = 1 }"
         text = SWEEP.format(nodes=2, gpus=4, cpus=4, sweep=sweep, pool="")
         return {"short": _rate(pools.journal(self.run("short", text)))}
 
     def warm(self) -> dict[str, float]:
         """5,000 items of 1 ms on 8 slots, in items per second."""
         (self.here / "warm.py").write_text(WARM)
-        sweep = "nap = { from = 1, to = 5000 }"
+        sweep = "nap = { from = 1, to = 5000, step = 1 }"
         text = SWEEP.format(nodes=2, gpus=4, cpus=4, sweep=sweep, pool='call = "warm:nap"')
         return {"warm": _rate(pools.journal(self.run("warm", text.replace("command", "# command"))))}
 
@@ -145,7 +147,7 @@ class Bench:
                 most.append(_memory(run))
                 time.sleep(0.5)
 
-        sweep = "nap = { from = 1, to = 10000 }"
+        sweep = "nap = { from = 1, to = 10000, step = 1 }"
         text = SWEEP.format(nodes=2, gpus=4, cpus=4, sweep=sweep, pool='call = "warm:nap"')
         self.run("many", text.replace("command", "# command"), watch)
         return {"memory": max(most)}
