@@ -134,8 +134,8 @@ class _Expansion:
             values = written if isinstance(written, list) else [written]
             for number, value in enumerate(values):
                 self._check(name, value, (*at, number) if isinstance(written, list) else at)
-        if not values:
-            self._wrong(at, "has no value, so there would be no item")
+            if not values:
+                self._wrong(at, "has no value, so there would be no item")
         yield [_Combination({name: value}) for value in values]
 
     def _zipped(self, group: Mapping[str, Any], at: Key) -> list[_Combination]:
@@ -176,13 +176,13 @@ class _Expansion:
 
     def _range(self, written: Mapping[str, Any], at: Key) -> list[Any]:
         """`{ from, to, step }` with both ends, or `{ from, to, count }`, evenly or with `log = true` by a factor."""
-        wrong = [key for key in written if key not in _RANGE]
-        ends = [written.get("from"), written.get("to")]
-        numbers = [value for key, value in written.items() if key != "log"]
-        if wrong or not all(map(_is_finite, (*ends, *numbers))):
-            what = f"a range has numbers as from and to, and step or count, not {', '.join(map(str, wrong or written))}"
+        numbers = {key: value for key, value in written.items() if key != "log"}
+        wrong = [f"{key} = {value!r}" for key, value in numbers.items() if key not in _RANGE or not _is_finite(value)]
+        if wrong or not {"from", "to"} <= numbers.keys():
+            what = f"a range has numbers as from and to, and step or count{', not ' if wrong else ''}{', '.join(wrong)}"
             self._wrong(at, what, "{ from = 0.1, to = 0.5, step = 0.1 }")
             return []
+        ends = [written["from"], written["to"]]
         if ("step" in written) == ("count" in written):
             self._wrong(at, "a range has either step or count", "{ from = 0.1, to = 0.5, step = 0.1 }")
             return []
@@ -191,7 +191,7 @@ class _Expansion:
             return []
         # As decimals, or 0.1 + 0.2 would be 0.30000000000000004 on the command line.
         first, last = (Decimal(str(value)) for value in ends)
-        whole = all(isinstance(value, int) for value in numbers)
+        whole = all(isinstance(value, int) for value in numbers.values())
         if "step" in written:
             step = Decimal(str(written["step"]))
             if not step or (last - first) / step < 0:
