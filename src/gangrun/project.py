@@ -5,6 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 OUTPUTS = "outputs"
+LATEST = "latest"
+"""The link to the newest: of a step's runs, of a run's attempts."""
+ITEMS = "items"
+"""Directory of the items in the run of a sweep."""
 _MARKS = (".git", "clusters", "pyproject.toml", "slurm/init.sh")
 
 

@@ -16,12 +16,13 @@ from gangrun import chains, submission
 from gangrun.lanes import Lanes
 from gangrun.node.pool.channel import patience
 from gangrun.plan.model import Need, Plan, Replica, Var
+from gangrun.project import ITEMS
 from gangrun.record import code
 from gangrun.record.events import Submitting
 from gangrun.record.events import encode as encode_event
 from gangrun.record.items import ItemLine, encode
 from gangrun.record.naming import item_id, item_step
-from gangrun.record.rundir import ARRAYS, EVENTS, ITEMS, ITEMS_FILE, NODE, POOL_FILE, RunDir
+from gangrun.record.rundir import ARRAYS, EVENTS, ITEMS_FILE, NODE, POOL_FILE, RunDir
 from gangrun.record.store import Store
 from gangrun.script.quote import known_text
 from gangrun.script.render import render, render_array

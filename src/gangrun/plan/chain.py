@@ -6,12 +6,11 @@ import re
 
 from gangrun.errors import Problem
 from gangrun.plan.model import Checkpoint, Need
-from gangrun.project import OUTPUTS
+from gangrun.project import ITEMS, LATEST, OUTPUTS
 from gangrun.spec.load import Experiment
 from gangrun.spec.model import text as words
 from gangrun.spec.toml import Key
 
-LATEST, ITEMS = "latest", "items"
 _REFERENCE = re.compile(r"\{(\w+)\}")
 
 

@@ -25,6 +25,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from gangrun.project import ITEMS, LATEST
 from gangrun.record import events as _events
 from gangrun.record.facts import (
     AttemptFacts,
@@ -43,10 +44,8 @@ from gangrun.record.words import refusal
 from gangrun.scheduler.stepd import ended_as
 
 EVENTS = "events.jsonl"
-LATEST = "latest"
 NODE = "node"
 """Directory of the Python programs that the job runs."""
-ITEMS = "items"
 ARRAYS = "arrays"
 ITEMS_FILE = "items.jsonl"
 POOL_FILE = "pool.json"

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gangrun.errors import RecordError, RunNotFound
+from gangrun.project import LATEST
 from gangrun.record import items
 from gangrun.record.events import Created, Found, Note, Submitted, decode_all, encode
 from gangrun.record.links import point
 from gangrun.record.naming import readings, run_id, sanitise, stamp_key, stamps
-from gangrun.record.rundir import EVENTS, LATEST, NODE, RunDir
+from gangrun.record.rundir import EVENTS, NODE, RunDir
 from gangrun.record.words import refusal
 from gangrun.scheduler.model import is_job
 
