@@ -138,6 +138,24 @@ def test_a_later_attempt_goes_on_from_the_last_checkpoint(tiny: Project, out: tu
     assert "resume_step" not in (Path(run["dir"]) / "attempts/001/logs/trainer.0.log").read_text()
 
 
+def test_a_run_whose_output_directory_has_gone_to_another_is_not_resumed(tiny: Project, said: Said) -> None:
+    keep = 'mkdir -p o/checkpoints/step_7; : >o/checkpoints/step_7/weights; echo "reads $1"; false'
+    tiny.write("b.toml", f"[commands]\ntrainer = {json.dumps(['bash', '-c', keep, '-', '{config}'])}\n")
+    words = ("rl", "@", "a.toml", "@", "b.toml", "--output-dir", "o", "--wait")
+    assert tiny.gangrun(*words).code == 1
+    first = tiny.run()["run"]
+    assert tiny.gangrun(*words, "--resume").code == 1
+    second = tiny.run()
+    refused = said("resume", first)
+    assert refused.code == 2
+    assert (
+        f"{tiny.dir}/o: {first} cannot be resumed: its output directory is that of {second['run']} now" in refused.err
+    )
+    assert tiny.gangrun("resume", second["run"], "--wait").code == 1
+    log = (tiny.dir / "o/slurm/latest_train_node_rank_0.log").read_text()
+    assert log == f"reads {second['dir']}/configs/resumed/trainer.toml\n"
+
+
 def test_without_a_checkpoint_there_is_nothing_to_resume(tiny: Project, said: Said) -> None:
     assert tiny.gangrun("rl", "@", "a.toml", "--commands.trainer", '["false"]', "--wait").code == 1
     refused = said("resume", "latest")

@@ -30,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Looks at all of them first, so that one that cannot go on leaves nothing half-sent; then sends."""
     from gangrun import chains, clusters, submission
+    from gangrun.record import outdir
     from gangrun.record.ledger import SPREAD
     from gangrun.views import terminal
     from gangrun.views.live import follow_runs
@@ -51,6 +52,7 @@ def run(args: argparse.Namespace) -> int:
             raise UsageError(f"{state.run} is no job itself: its items are", way_out=way_out)
         submission.require_checkpoint(one, state)
         submission.require_code(one)
+        outdir.require_held(one)
         cluster = clusters.named(state.cluster or "local", project)
         clusters.require_sbatch(cluster)
         links = chains.again(one, states_of, found)

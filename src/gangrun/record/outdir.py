@@ -5,6 +5,7 @@
     <output_dir>/run -> the run's directory
     <output_dir>/rl.sh -> run/script.sh
     <output_dir>/configs -> run/configs
+    the run's directory/checkpoints -> <output_dir>/checkpoints, made by the job
 
 The programs of the job write the rest. Nothing outside of the directory is ever touched.
 """
@@ -91,6 +92,21 @@ class OutputDir:
         """Points from it to the run that holds it from now on. Raises RecordError where a link cannot be made."""
         for name, target in ((RUN, run.dir), (script, f"{RUN}/{run.script.name}"), ("configs", f"{RUN}/configs")):
             _point(self.path / name, target)
+
+
+def require_held(run: RunDir) -> None:
+    """Raises InputError where the run has its checkpoints in an output directory that another run holds by now."""
+    try:
+        outputs = OutputDir((run.path / "checkpoints").readlink().parent)
+    except OSError:
+        return
+    holder = outputs.holder
+    if holder and holder.path.resolve() != run.path.resolve():
+        raise InputError(
+            f"{run.run_id} cannot be resumed: its output directory is that of {holder.run_id} now",
+            where=str(outputs.path),
+            way_out=f"gangrun resume {holder.run_id}",
+        )
 
 
 def point_to_script(run: RunDir, script: str) -> None:
