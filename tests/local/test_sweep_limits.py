@@ -84,6 +84,14 @@ def test_the_limit_is_shared_by_the_arrays(project: Project, fake_slurm: Fake) -
     assert given(fake, "--dependency")[3:] == ["", "afterany:1003", "afterany:1004"], "one array after another"
 
 
+def test_a_check_does_not_speak_of_another_cluster(project: Project, fake_slurm: Fake) -> None:
+    fake = fake_slurm()
+    (fake.bin / "srun").symlink_to("/bin/true")
+    project.write("clusters/site.toml", 'scheduler = "slurm"\ncluster_name = "site"\n')
+    done = project.gangrun("cluster", "check", "site")
+    assert (done.code, "the Slurm of this machine is fake, and site is meant" in done.out) == (1, True), done.out
+
+
 def test_a_cluster_without_arrays_is_told_before_anything_is_made(project: Project, fake_slurm: Fake) -> None:
     fake_slurm(fakes.NoArrays)
     project.write(FILE, SWEEP.replace("MODE", "array"))

@@ -256,4 +256,8 @@ def test_tmux_shows_every_role(tiny: Project, tmux: Callable[..., str], said: Sa
     assert len(tmux("list-sessions").splitlines()) == 1, "called again, it finds the session that is there"
     tiny.ok("cancel", run["run"])
     wait_for(lambda: not marked(f"GANGRUN_RUN_DIR={run['dir']}"))
+    tiny.write("experiments/a/one.toml", 'command = ["echo", "one"]\n')
+    tiny.ok("run", "experiments/a/one.toml")
+    tiny.ok("tmux")
+    assert tmux("list-panes", "-t", f"slurm-{tiny.run()['run']}:Logs", "-F", "#{pane_title}").split() == ["Main"]
     assert said("tmux", "latest", PATH=os.fspath(tiny.dir)).err.startswith("gangrun: there is no tmux")

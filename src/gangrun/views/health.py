@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from gangrun import clusters
 from gangrun.errors import GangrunError
 from gangrun.scheduler import discover
 from gangrun.scheduler.discover import ClusterFacts
-from gangrun.scheduler.slurm import Slurm
 from gangrun.spec.profile import Cluster
 
 _NEEDED = ("sbatch", "squeue", "scancel", "scontrol", "sinfo", "srun")
@@ -45,7 +45,7 @@ def examine(cluster: Cluster, project: Path) -> Iterator[Finding]:
         return
     yield Finding("ok", "commands", "sbatch and its family are on PATH")
     try:
-        facts = discover.collect(Slurm(conf=profile.slurm_conf or ""))
+        facts = discover.collect(clusters.slurm_of(cluster))
     except GangrunError as error:
         yield Finding("wrong", "controller", str(error))
         return

@@ -45,7 +45,7 @@ def attach(session: str, *, inside: bool) -> list[str]:
 
 
 def _roles(run: RunDir) -> list[str]:
-    names = list(toml.read(run.spec)[0].get("roles", {}))
+    names = list(toml.read(run.spec)[0].get("roles", {})) or ["main"]  # as the one of a file without roles is called
     return sorted(names, key=lambda name: _TOP.index(name) if name in _TOP else len(_TOP))
 
 
