@@ -18,7 +18,7 @@ from gangrun.record.state import RunState, State, history
 from gangrun.record.store import Store
 from gangrun.spec.load import Experiment
 from gangrun.spec.toml import Key
-from gangrun.sweeps import SweepPlan
+from gangrun.sweeps import SweepPlan, shown_of
 
 States: TypeAlias = Callable[[Sequence[RunDir]], Sequence[RunState]]
 AnyPlan: TypeAlias = "Plan | SweepPlan"
@@ -75,10 +75,6 @@ def _linked(needs: Sequence[Need], links: Mapping[Need, Link]) -> list[Link]:
     return [link_to(need, links) for need in needs if need in links or need.whole in links]
 
 
-def _shown(plan: AnyPlan) -> Plan:
-    return plan.shown if isinstance(plan, SweepPlan) else plan
-
-
 def in_order(planned: Sequence[Planned]) -> list[int]:
     """Positions such that each comes after those of the same call that it needs; else as they came.
 
@@ -132,7 +128,7 @@ def outside(planned: Sequence[Planned], store_of: Callable[[Path], Store], state
                 mend = f"gangrun show {run.run_id} lists its items"
                 problems.append(experiment.problem(_key(experiment), f"needs {need}, which is no item of it", mend))
                 continue
-            words, job = _unmet(_shown(plan), run, now[run], states) if run else ("has no run yet", "")
+            words, job = _unmet(shown_of(plan), run, now[run], states) if run else ("has no run yet", "")
             if words:
                 mend = f"gangrun resume {run.run_id}, or submit it again" if run else "submit it first, or together"
                 problems.append(experiment.problem(_key(experiment), f"needs {need}, which {words}", mend))

@@ -6,7 +6,6 @@ import difflib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 
 from gangrun import clusters
@@ -18,6 +17,7 @@ from gangrun.record.state import RunState, State, history
 from gangrun.scheduler import srun
 from gangrun.scheduler.commands import submitting_environment
 from gangrun.scheduler.model import PROCESS
+from gangrun.script.parts import part
 from gangrun.spec.profile import LOCAL
 
 _FEW = 8
@@ -47,9 +47,8 @@ def enter(run: RunDir, state: RunState, project: Path, wanted: str, words: Seque
         raise UsageError(f"{run.run_id} has not begun: it is {state.state}", way_out="gangrun why tells why")
     name = _chosen(run, facts, wanted)
     told = history(run.read_events())
-    mark = f"{run.run_id}/{facts.job}/{facts.number:03}"
-    program = (files("gangrun.script") / "preludes" / "enter.sh").read_text(encoding="utf-8")
-    inside = ("bash", "-c", f'{program}\nenter "$@"', "-", mark, name, *words)
+    mark = f"{run.run_id}/{facts.job}/{run.attempt(facts.number).path.name}"
+    inside = ("bash", "-c", f'{part("enter")}\nenter "$@"', "-", mark, name, *words)
     if facts.job.startswith(PROCESS):
         if told.host not in ("", os.uname().nodename):
             raise UsageError(f"{run.run_id} runs on {told.host}, and this is {os.uname().nodename}")

@@ -92,6 +92,11 @@ def plans_of(made: plan.Plan | SweepPlan) -> Sequence[plan.Plan]:
     return [item.plan for item in made.items] if isinstance(made, SweepPlan) else [made]
 
 
+def shown_of(made: plan.Plan | SweepPlan) -> plan.Plan:
+    """The plan whose script a person wants to see."""
+    return made.shown if isinstance(made, SweepPlan) else made
+
+
 def mode_of(experiment: Experiment) -> Mode:
     """How the items of this sweep run."""
     spec = experiment.spec

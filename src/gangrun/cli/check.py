@@ -23,10 +23,10 @@ def run(args: argparse.Namespace) -> int:
         return _script(args)
     from gangrun import clusters
     from gangrun.script.render import render
-    from gangrun.sweeps import SweepPlan, plans_of
+    from gangrun.sweeps import SweepPlan, plans_of, shown_of
 
     _, cluster, planned = inputs.planned(args.file, args.overrides, args.cluster)
-    plan = planned.shown if isinstance(planned, SweepPlan) else planned
+    plan = shown_of(planned)
     clusters.require_container_parts(plans_of(planned), cluster)
     render(plan, "check", "/run")
     nodes, gpus = plan.allocation.nodes, plan.allocation.gpus

@@ -260,14 +260,14 @@ def created(
 def require_held(plan: Plan | SweepPlan, links: Iterable[Link]) -> None:
     """Raises UsageError for what cannot run in the allocation that is held here."""
     from gangrun import clusters
-    from gangrun.sweeps import SweepPlan
+    from gangrun.sweeps import SweepPlan, shown_of
 
     if isinstance(plan, SweepPlan) and plan.mode != "pool":
         what = f"mode {plan.mode} queues its items as jobs, and an allocation that is held has no queue"
         raise UsageError(what, way_out="gangrun submit, or --set sweep.mode=pool")
     if waits := [link.run.run_id for link in links if not link.done]:
         raise UsageError(f"{', '.join(waits)} has not ended, and an allocation that is held does not wait for it")
-    clusters.require_room((plan.shown if isinstance(plan, SweepPlan) else plan).allocation.nodes)
+    clusters.require_room(shown_of(plan).allocation.nodes)
 
 
 def follow_here(run: RunDir, project: Path, cluster: Cluster, *, attempt: int = 1, quiet: bool = False) -> int:
@@ -312,6 +312,11 @@ def count(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"{text!r} is no number")
     return int(text)
+
+
+def named(jobs: Sequence[str]) -> str:
+    """`job 7`, or `3 jobs, 7 to 9,` where they are several."""
+    return f"job {jobs[0]}" if len(jobs) == 1 else f"{len(jobs)} jobs, {jobs[0]} to {jobs[-1]},"
 
 
 def require_sbatch_for(flags: Sequence[str], cluster: Cluster, way_out: str = "") -> None:

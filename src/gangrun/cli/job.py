@@ -93,8 +93,7 @@ def _send(run: RunDir, cluster: Cluster, plan: Plan | SweepPlan, needed: Mapping
     else:
         waits = chains.flags(list(dict.fromkeys(needed.values())))
         jobs = [submission.send(run, cluster.name, clusters.scheduler_of(cluster, inputs.say), waits, attempt)]
-    what = f"job {jobs[0]}" if len(jobs) == 1 else f"{len(jobs)} jobs, {jobs[0]} to {jobs[-1]},"
-    print(f"{run.run_id}  {what} on {cluster.name}  {run.dir}", flush=True)
+    print(f"{run.run_id}  {inputs.named(jobs)} on {cluster.name}  {run.dir}", flush=True)
 
 
 def _cluster(experiment: Experiment) -> Cluster:

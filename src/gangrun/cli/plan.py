@@ -18,12 +18,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Draws the plan."""
     from gangrun.explain import explain
-    from gangrun.sweeps import SweepPlan
+    from gangrun.sweeps import SweepPlan, shown_of
     from gangrun.views import plan as view
     from gangrun.views import planned_items, terminal
 
     experiment, cluster, planned = inputs.planned(args.file, args.overrides, args.cluster)
-    plan = planned.shown if isinstance(planned, SweepPlan) else planned
+    plan = shown_of(planned)
     explained = explain(experiment, cluster, plan) if args.explain else None
     if args.json:
         data = view.as_data(plan, explained)

@@ -21,7 +21,7 @@ def run(args: argparse.Namespace) -> int:
     """Prints the script under the name and directory that a run would get without its time stamp."""
     from gangrun.record.naming import sanitise
     from gangrun.script import render
-    from gangrun.sweeps import SweepPlan
+    from gangrun.sweeps import shown_of
 
     if args.template:
         print(render.template(), end="")
@@ -29,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
     if not args.file:
         raise UsageError("which file?", way_out="gangrun script FILE, or gangrun script --template")
     experiment, _, planned = inputs.planned(args.file, args.overrides, args.cluster)
-    plan = planned.shown if isinstance(planned, SweepPlan) else planned
+    plan = shown_of(planned)
     folders = sanitise(plan.experiment), sanitise(plan.step)
     directory = experiment.project.joinpath(OUTPUTS, *folders, "YYMMDD_HHMMSS")
     print(render.render(plan, "_".join((*folders, "YYMMDD_HHMMSS")), str(directory)), end="")

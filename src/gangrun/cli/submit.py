@@ -296,9 +296,9 @@ def _send(
         if sent and not args.json:
             jobs = list(sent.values())
             # With its end in the same write, or lines of several senders run into each other.
-            what = f"job {jobs[0]}" if len(jobs) == 1 else f"{len(jobs)} jobs, {jobs[0]} to {jobs[-1]},"
             several = f"{len(plan.items)} items: " if isinstance(plan, SweepPlan) else ""
-            print(f"{created.run_id}  {several}{what} on {cluster.name}  {created.dir}\n", end="", flush=True)
+            what = f"{several}{inputs.named(jobs)} on {cluster.name}"
+            print(f"{created.run_id}  {what}  {created.dir}\n", end="", flush=True)
         return sent
 
     senders = ThreadPoolExecutor(max_workers=SENDERS)
@@ -349,7 +349,7 @@ def _planned(args: argparse.Namespace, entries: list[tuple[str, bool]]) -> Itera
     from gangrun import clusters
     from gangrun.partitions import Chooser
     from gangrun.script.render import render
-    from gangrun.sweeps import SweepPlan, plan_of, plans_of
+    from gangrun.sweeps import plan_of, plans_of, shown_of
 
     chooser, overrides = Chooser(args.flags, inputs.say), inputs.with_partition(args)
     for file, of_folder in entries:
@@ -359,7 +359,7 @@ def _planned(args: argparse.Namespace, entries: list[tuple[str, bool]]) -> Itera
         for asked in [experiment] if seeds is None else map(experiment.with_seed, seeds):
             inputs.check_name(asked)
             one, plan = chooser.settle(asked, cluster, plan_of(asked, cluster))
-            shown = plan.shown if isinstance(plan, SweepPlan) else plan
+            shown = shown_of(plan)
             clusters.require_container_parts(plans_of(plan), cluster)
             if shown.template:
                 render(shown, "check", "/run")
@@ -371,11 +371,11 @@ def _show(planned: list[inputs.Planned], links: dict[Need, Link], flags: list[st
     from gangrun import chains
     from gangrun.record.naming import run_id, sanitise
     from gangrun.script.render import render
-    from gangrun.sweeps import SweepPlan
+    from gangrun.sweeps import shown_of
 
     for experiment, cluster, sent in planned:
         whole = chains.bound(experiment, sent, links)
-        plan = whole.shown if isinstance(whole, SweepPlan) else whole
+        plan = shown_of(whole)
         folders = sanitise(plan.experiment), sanitise(plan.step), "YYMMDD_HHMMSS"
         name, directory = run_id(*folders), experiment.project.joinpath(OUTPUTS, *folders)
         print(render(plan, name, str(directory)), end="")

@@ -29,11 +29,10 @@ class Slurm:
     """A Slurm cluster, reached through its own commands.
 
     `conf` is the slurm.conf of the profile (empty: the machine's own), `name` what the cluster must call itself (empty:
-    anything), `patience` how long in all, in seconds, a
-    submission waits for a controller that does not answer or whose queue is full, `room` how long it waits for a full
-    queue if that is longer, `say` is told what it waits for,
-    `timeout` ends a single command, `settle` is how long a submission without an answer is looked for in the queue
-    before it is sent again. All seconds.
+    anything), `patience` how long in all a submission waits for a controller that does not answer or whose queue is
+    full, `room` how long it waits for a full queue if that is longer, `say` is told what it waits for, `timeout` ends a
+    single command, `settle` is how long a submission without an answer is looked for in the queue before it is sent
+    again. All times in seconds.
     """
 
     def __init__(

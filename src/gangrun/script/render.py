@@ -13,6 +13,7 @@ from jinja2.sandbox import SandboxedEnvironment
 import gangrun
 from gangrun.errors import Problem, SpecError
 from gangrun.plan.model import Addresses, Checkpoint, Code, Host, Part, Plan, Replica, Requeue, Word
+from gangrun.script.parts import prelude
 from gangrun.script.quote import bash, directive, known_text, literal
 
 _FOLDER = files("gangrun.script")
@@ -72,18 +73,6 @@ exec bash "$item/script.sh"
 def template() -> str:
     """The template to copy and change."""
     return (_FOLDER / "script.sh.j2").read_text(encoding="utf-8")
-
-
-@cache
-def prelude(scheduler: str) -> str:
-    """The verbs of the body for a scheduler: what is common, then how it starts and stops a step."""
-    return f"{part('common')}\n{part(scheduler)}"
-
-
-@cache
-def part(name: str) -> str:
-    """One file of the preludes."""
-    return (_FOLDER / "preludes" / f"{name}.sh").read_text(encoding="utf-8")
 
 
 @cache

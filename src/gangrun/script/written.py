@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 import gangrun
 from gangrun.plan import monitor
+from gangrun.script.parts import part, prelude
 from gangrun.script.quote import directive, literal
-from gangrun.script.render import in_pattern, part, prelude
+from gangrun.script.render import in_pattern
 from gangrun.spec.model import Monitor
 
 GRACE = 600

@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 
 from gangrun.errors import InputError, SpecError
 from gangrun.plan.model import Allocation, Host, Part, Plan, Port, Ready, Replica, Var, Word
+from gangrun.script.parts import prelude
 from gangrun.script.quote import literal
-from gangrun.script.render import prelude, render, template
+from gangrun.script.render import render, template
 
 Resolved = Callable[..., Plan]
 
