@@ -23,6 +23,8 @@ from gangrun.spec.toml import Key, Table
 
 _FILE_DIR = re.compile(r"(\{\{|\}\})|\{file\.dir\}")
 _PATHS = (("workdir",), ("template",), ("load", "path"))
+_REFERRING = frozenset({"env", "files", "variables", "dotlist", "wandb", "campaign"})
+"""Tables whose texts hold references, besides those of roles."""
 _CHOICES = ("launcher", "topology")
 """Keys whose value may be a name, or a table with the name as `type` and options beside it."""
 RANDOM = "random"
@@ -318,18 +320,31 @@ def _settled(values: Table, folder: str) -> Table:
             return [settle(inner) for inner in value]
         return _FILE_DIR.sub(lambda found: found[1] or plain, value) if isinstance(value, str) else value
 
-    def table(value: Any, keys: tuple[str, ...]) -> Any:
+    def container(owner: Any) -> Any:
+        """The table with its container's environment settled: images and mounts hold no references."""
+        inner = owner.get("container") if isinstance(owner, dict) else None
+        if not isinstance(inner, dict) or "env" not in inner:
+            return owner
+        return {**owner, "container": {**inner, "env": settle(inner["env"])}}
+
+    def swept(value: Any) -> Any:
+        """Keys of the file that items set otherwise; a parameter's own value is no text with references."""
+        if isinstance(value, dict):
+            of_file = {key for key in value if "." in key or key in _REFERRING or key == "roles"}
+            return {key: (settle if key in of_file else swept)(inner) for key, inner in value.items()}
+        return [swept(inner) for inner in value] if isinstance(value, list) else value
+
+    def role(value: Any) -> Any:
         if not isinstance(value, dict):
             return value
-        settled = {**value, **{key: settle(value[key]) for key in keys if key in value}}
-        return {**settled, "container": table(value["container"], ("env",))} if "container" in value else settled
+        return container({key: inner if key == "container" else settle(inner) for key, inner in value.items()})
 
-    values = table(values, ("env", "files", "variables"))
-    if "campaign" in values:
-        values["campaign"] = table(values["campaign"], ("verdict", "merge"))
+    values = {key: settle(value) if key in _REFERRING else value for key, value in values.items()}
     if isinstance(roles := values.get("roles"), dict):
-        values["roles"] = {name: table(role, ("command", "env", "ready")) for name, role in roles.items()}
-    return values
+        values["roles"] = {name: role(value) for name, value in roles.items()}
+    if "sweep" in values:
+        values["sweep"] = swept(values["sweep"])
+    return dict(container(values))
 
 
 def anchored(values: Table, folder: Path) -> Table:

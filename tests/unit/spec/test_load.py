@@ -335,6 +335,28 @@ def test_the_files_folder_is_settled_in_what_is_recorded(write: Write, tmp_path:
     assert experiment.spec.env == {"A": folder}
 
 
+def test_the_files_folder_is_settled_wherever_a_text_may_refer_to_it(write: Write, tmp_path: Path) -> None:
+    text = """\
+command = ["x"]
+resume_flags = ["{file.dir}"]
+launcher = { type = "torchrun", log_dir = "{file.dir}" }
+wandb = { notes = "{file.dir}" }
+dotlist = { C = { d.e = "{file.dir}" } }
+campaign = { verdict = ["{file.dir}"] }
+container = { runtime = "apptainer", image = "/x", env = { A = "{file.dir}" } }
+parameters = { kept = "{file.dir}" }
+[sweep]
+"env.A" = ["{file.dir}"]
+env.B = ["{file.dir}"]
+roles.main.command = [["{file.dir}"]]
+list = [{ "env.C" = "{file.dir}", kept = "{file.dir}" }]
+"""
+    experiment = load(write(text, "a/step.toml"))
+    assert repr(experiment.values).count("{file.dir}") == 2
+    assert repr(experiment.values).count(f"'{tmp_path}/a'") == 10
+    assert experiment.values["sweep"]["list"][0]["kept"] == experiment.values["parameters"]["kept"] == "{file.dir}"
+
+
 def test_the_project_is_the_nearest_folder_that_looks_like_one(tmp_path: Path) -> None:
     (tmp_path / "a/b/c").mkdir(parents=True)
     (tmp_path / "a/pyproject.toml").touch()
