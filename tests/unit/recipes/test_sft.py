@@ -65,6 +65,18 @@ def test_what_is_no_key_of_the_job_is_the_trainers(write: Write) -> None:
     assert job.script == "sft.sh"
 
 
+def test_an_attempt_that_goes_on_reads_another_configuration(write: Write) -> None:
+    job = sft.job(["@", str(write(MOE, "exp/sft_moe.toml")), "--ckpt.interval", "10"])
+    plan = resolve(job.experiment, Cluster("site", Profile()))
+    files = {name: tomllib.loads(known_text(word, "n", "/out")) for name, word in plan.files}
+    first, later = files["configs/trainer.toml"], files["configs/resumed/trainer.toml"]
+    assert (first["ckpt"], later) == ({"interval": 10}, {**first, "ckpt": {"interval": 10, "resume_step": -1}})
+    (trainer,) = plan.replicas
+    assert [shown(word) for word in trainer.again] == [
+        shown(word).replace("/configs/", "/configs/resumed/") for word in trainer.argv
+    ]
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
