@@ -117,7 +117,8 @@ class Experiment:
             origin = self.origin("sweep", name)
             key: Key = tuple(name.split("."))
             given = {key: replace(origin, written=f"sweep.{name}")}
-            values, sources = merge(values, sources, *_spread(nested(key, value), given))
+            own = _absolute(nested(key, value), Path(origin.file).absolute().parent)
+            values, sources = merge(values, sources, *_spread(own, given))
         spec = validated(Spec, values, sources, sources[()].file)
         return replace(self, spec=spec, values=values, sources=sources, seed=seed)
 
@@ -238,11 +239,9 @@ def _with_bases(
 ) -> tuple[Table, dict[Key, Source]]:
     """The values of a file over those of the files that it extends; `stack` is how one came here, this file last."""
     folder = stack[-1].parent
-    for key in _PATHS:
-        own = _with_path(own, key, folder)
     for table in _globs(own):
         table["glob"] = os.path.normpath(folder / _home(table["glob"]))
-    own = anchored(own, folder)
+    own = _absolute(own, folder)
     named = own.get("extends", [])
     bases = [named] if isinstance(named, str) else named
     values: Table = {}
@@ -296,6 +295,13 @@ def _find_files(values: Table, sources: dict[Key, Source]) -> None:
 def _counting(path: str) -> list[tuple[int, str]]:
     """`route9` before `route10`."""
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", path)]
+
+
+def _absolute(values: Table, folder: Path) -> Table:
+    """The values with the paths in them as absolute ones, which start in `folder` where they are relative."""
+    for key in _PATHS:
+        values = _with_path(values, key, folder)
+    return anchored(values, folder)
 
 
 def _with_path(values: Table, key: Key, folder: Path) -> Table:

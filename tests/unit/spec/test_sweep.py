@@ -90,6 +90,19 @@ def test_keys_with_dots_are_set_in_the_file(tmp_path: Path) -> None:
     assert second.name == "nodes=2"
 
 
+def test_paths_among_them_start_in_the_files_folder(tmp_path: Path) -> None:
+    text = '"load.path" = ["a.pth"]\ncontainer.image = ["./x.sif"]\n"container.runtime" = ["apptainer"]'
+    file = tmp_path / "exp" / "step_0.toml"
+    file.parent.mkdir()
+    file.write_text(f'command = ["x"]\n[sweep]\n{text}\n')
+    experiment = load(file)
+    (item,) = expand(experiment)
+    spec = experiment.alone(item.parameters, item.keys).spec
+    assert spec.load is not None
+    assert spec.container is not None
+    assert (spec.load.path, spec.container.image) == (f"{file.parent}/a.pth", f"{file.parent}/x.sif")
+
+
 @pytest.mark.parametrize(
     "odd", ['["a/b c", "a/b  c"]', '["é", "ü"]', f'["{"x" * 90}", "{"x" * 91}"]', '[".", ".."]', '["-", "--"]']
 )
