@@ -86,23 +86,24 @@ def refresh(
     now = time.time() if now is None else now
     states: list[RunState | _Run | _Sweep] = []
     for run in runs:
-        if (sweep := run.sweep) is not None:
-            states += _members(sweep, scheduler_of, now, only=run.item_name)
-            continue
         try:
-            data = run.read_events_bytes()
+            states += _looked_up(run, scheduler_of, now)
         except RecordError as error:
             states.append(_unreadable(run, error))
-            continue
-        if (ended := _ended_state(run, data, now)) is not None:
-            states.append(ended)
-            continue
-        told = history(decode_all(data))
-        if told.created is not None and told.created.mode in SPREAD:
-            states.append(_Sweep(run, told, _members(run, scheduler_of, now)))
-        else:
-            states.append(_Run(run, told))
     return _answers(states, scheduler_of, now)
+
+
+def _looked_up(run: RunDir, scheduler_of: Callable[[str], Scheduler], now: float) -> Sequence[RunState | _Run | _Sweep]:
+    """What the record says of a run, as the only one of a list. Raises RecordError."""
+    if run.sweep is not None:
+        return _members(run.sweep, scheduler_of, now, only=run.item_name)
+    data = run.read_events_bytes()
+    if (ended := _ended_state(run, data, now)) is not None:
+        return [ended]
+    told = history(decode_all(data))
+    if told.created is not None and told.created.mode in SPREAD:
+        return [_Sweep(run, told, _members(run, scheduler_of, now))]
+    return [_Run(run, told)]
 
 
 def refresh_items(run: RunDir, scheduler_of: Callable[[str], Scheduler], now: float | None = None) -> list[RunState]:

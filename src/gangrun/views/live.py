@@ -27,6 +27,8 @@ LOOK = 0.1
 """Seconds between looks at the logs."""
 FIRST, LONGEST, GROWTH = 1.0, 30.0, 1.5
 """Seconds between questions to the scheduler: the first pause, the longest, and how pauses grow."""
+RESTS = 9.0
+"""How much longer a table that is drawn anew rests than drawing it takes."""
 SAID_EVERY = 10.0
 """Seconds between two words on the progress of a sweep where there is no terminal."""
 MOST_ROWS = 16
@@ -110,9 +112,11 @@ def follow_use(run: RunDir, state: Callable[[], RunState]) -> None:
         while not now.final:
             asked = time.monotonic()
             while time.monotonic() - asked < pause and not _all_ended([run], [now]):
+                began = time.monotonic()
                 if screen.is_terminal:
                     live.update(table(), refresh=True)
-                time.sleep(FIRST)
+                # A day of 32 nodes takes seconds on all cores: a login machine has others to serve.
+                time.sleep(max(FIRST, RESTS * (time.monotonic() - began)))
             pause = min(pause * GROWTH, LONGEST)
             now = state()
     print("\n".join(gpus.lines(run, gpus.latest(run))))

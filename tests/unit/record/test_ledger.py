@@ -394,6 +394,21 @@ def test_a_run_without_events_is_shown_as_unreadable(new_run: MakeRun, submitted
     assert "cannot read the events" in states[0].note
 
 
+@pytest.mark.parametrize("mode", ["jobs", "array", "pool"])
+def test_a_sweep_whose_items_cannot_be_read_does_not_stop_a_listing(new_run: MakeRun, answers, mode: str) -> None:
+    sweep = new_run(Created(cluster="lab", mode=mode, items=2, t=T0), Submitting(1, "name", HERE, 1, 1, t=T0))
+    sweep.items_file.write_text('{"index":0,"name":"x=1"}\n{"ind')
+    item = sweep.item("x=1")
+    whole = new_run(Created(t=T0))
+    found = refresh([sweep, item, whole], lambda _: answers(), T0 + 1)
+    assert [state.state for state in found] == [
+        "UNREADABLE" if mode != "pool" else "SUBMITTING",
+        "UNREADABLE",
+        "CREATED",
+    ]
+    assert "not what gangrun wrote" in found[1].note
+
+
 def test_events_without_one_whole_line(new_run: MakeRun) -> None:
     run = new_run()
     run.events.write_bytes(b'{"v":1,"t":170')

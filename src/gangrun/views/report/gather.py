@@ -76,6 +76,8 @@ class Report:
     lives: Sequence[Life]
     items: Sequence[ItemState]
     """Of a sweep."""
+    spec: Mapping[str, Any]
+    """The experiment as it was sent; empty where it cannot be read any more."""
     asked_time: float | None
     """Seconds that the job asked for, where the experiment says so."""
     made: float
@@ -155,9 +157,10 @@ def gather(
         return None
     span = Span(min(life.began for life in lives), max(life.ended for life in lives), SLICES)
     places = {name: place for name, place, _ in sources}
-    whole = [_used(life, places[life.item], span) for life in lives]
+    spec = _spec(run)
+    whole = [_used(life, places[life.item], span, spec) for life in lives]
     asked = next((limit for one in (run, run.array(0), sources[0][1]) if (limit := _asked_time(one))), None)
-    return Report(run, state, span, whole, items, asked, now)
+    return Report(run, state, span, whole, items, spec, asked, now)
 
 
 def mean(curves: Iterable[Curve]) -> Curve:
@@ -212,9 +215,8 @@ def _word(facts: AttemptFacts) -> str:
     return facts.ended_as or State.FAILED
 
 
-def _used(life: Life, run: RunDir, span: Span) -> Life:
+def _used(life: Life, run: RunDir, span: Span, spec: Mapping[str, Any]) -> Life:
     nodes = usage.read(run, life.number, span)
-    spec = _spec(run)
     asked = max((node.asked_gpus for node in nodes), default=_asked_gpus(spec))
     gpus = sum(node.asked_gpus for node in nodes) + asked * max(life.hosts - len(nodes), 0)
     went_on = ("resume" in spec or spec.get("requeue")) and life.number < max(run.attempts())
@@ -222,7 +224,6 @@ def _used(life: Life, run: RunDir, span: Span) -> Life:
 
 
 def _spec(run: RunDir) -> Mapping[str, Any]:
-    """The experiment as it was sent; empty where it cannot be read any more."""
     try:
         return toml.read((run.sweep or run).spec)[0]
     except InputError:

@@ -20,7 +20,6 @@ from gangrun.node.pool.journal import Fold
 from gangrun.record import items as lines
 from gangrun.record import pools
 from gangrun.record.state import State
-from gangrun.spec import toml
 from gangrun.views import comparison
 from gangrun.views.figures import duration
 from gangrun.views.report import html
@@ -78,7 +77,7 @@ def _of_pool(report: Report, journal: Fold) -> Iterator[Stretch]:
 def _of_jobs(report: Report) -> Iterator[Stretch]:
     """Every life of every item; of an array nobody here knows on which GPUs."""
     states = {one.name: one for one in report.items}
-    allocation = toml.read(report.run.spec)[0].get("allocation", {})
+    allocation = report.spec.get("allocation", {})
     for life in report.lives:
         if one := states.get(life.item):
             cpus = allocation.get("cpus", 1) * max(life.hosts, 1)
