@@ -33,7 +33,7 @@ LIMIT = "signal_before = '50s'"
 
 
 def experiment(
-    work: str, requeue: str, *, where: str = "exclude = 'node3,node4'", nodes: int = 1, more: str = ""
+    work: str, requeue: str, *, where: str = "exclude = 'node3,node4'", nodes: int = 1, time: str = "1m"
 ) -> str:
     """A program that says how it begins, and then works; in an attempt that goes on it is done at once if it has
     `--done` among its `resume_flags`."""
@@ -45,11 +45,10 @@ tasks = 1
 command = ["bash", "-c", {json.dumps(body)}, "-"]
 resume_flags = ["--resume", "{{load}}", "--done"]
 resume = {{}}
-{more}
 [allocation]
 nodes = {nodes}
 cpus = 1
-time = "1m"
+time = "{time}"
 sbatch = {{ {where} }}
 [requeue]
 {requeue}
@@ -61,9 +60,9 @@ EXPERIMENTS = {
     "signal": experiment(f"trap '{SAVE}; exit 75' USR1; {WORK}", f"{LIMIT}\nsignal = 'USR1'"),
     "spent": experiment(f"{SAVE}; {WORK}", f"{LIMIT}\nlimit = 1").replace(', "--done"', ""),
     "fruitless": experiment(WORK, LIMIT),
-    "preempted": experiment(f"{SAVE}; {WORK}", "limit = 0", where=f"nodelist = '{WANTED}'"),
-    "lost": experiment(f"{SAVE}; {WORK}", "limit = 0", where=f"nodelist = 'node2,{DOOMED}'", nodes=2),
-    "array": experiment(f"(({{number}})) || exit 0; {WARNED}; {SAVE}; exit 75", LIMIT, more="")
+    "preempted": experiment(f"{SAVE}; {WORK}", "limit = 0", where=f"nodelist = '{WANTED}'", time="9m"),
+    "lost": experiment(f"{SAVE}; {WORK}", "limit = 0", where=f"nodelist = 'node2,{DOOMED}'", nodes=2, time="9m"),
+    "array": experiment(f"(({{number}})) || exit 0; {WARNED}; {SAVE}; exit 75", LIMIT)
     + "[sweep]\nmode = 'array'\nnumber = [0, 1]\n",
     "pool": f"""
 command = ["bash", "-c", "[[ {{number}} == 0 || -e go ]] || {WORK}"]
