@@ -5,9 +5,7 @@ Pure, as `gangrun.resolve` is.
 
 from __future__ import annotations
 
-import ast
 import math
-import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
@@ -16,6 +14,7 @@ from gangrun.errors import SpecError
 from gangrun.plan import model as plan
 from gangrun.plan import refs
 from gangrun.plan.compose import facts_of, placed
+from gangrun.plan.estimate import estimated
 from gangrun.plan.fill import filled, has_values
 from gangrun.plan.model import Word
 from gangrun.plan.refs import Scope, UnknownReferenceError, word
@@ -231,7 +230,7 @@ def _planned(experiment: Experiment, cluster: Cluster, items: tuple[Item, ...], 
             left = {name: plan.Value(name) for name in values} if alike else {}
             made[key] = make(experiment.alone(item.parameters, item.keys), cluster, left)
         shared, gpus, cpus = made[key]
-        estimate = _estimate(experiment, pool, values)
+        estimate = estimated(experiment, pool, values)
         verdict = _words(experiment, ("campaign", "verdict"), campaign.verdict if campaign else None, values)
         yield PlannedItem(
             item,
@@ -376,44 +375,3 @@ def _notes(experiment: Experiment, items: tuple[Item, ...]) -> Iterator[str]:
     for name in items[0].parameters:
         if name not in by and f"{{{name}}}" not in used and f"{{{name}." not in used:
             yield f"nothing refers to {{{name}}}, so it changes nothing"
-
-
-# ---- estimates
-
-_OPERATORS: Mapping[type[ast.AST], Callable[..., float]] = {
-    ast.Add: operator.add,
-    ast.Sub: operator.sub,
-    ast.Mult: operator.mul,
-    ast.Div: operator.truediv,
-    ast.Pow: operator.pow,
-    ast.USub: operator.neg,
-}
-
-
-def _estimate(experiment: Experiment, pool: Pool, values: Mapping[str, str]) -> float | None:
-    """What `[pool] estimate` comes to for an item of these values. Raises SpecError."""
-    if pool.estimate is None:
-        return None
-    written = pool.estimate
-    try:
-        parts = word(written, Scope({}, values)).parts
-        written = "".join(map(str, parts))
-        value = float(_calculated(ast.parse(written, mode="eval").body))
-    except UnknownReferenceError as error:
-        raise SpecError([experiment.problem(("pool", "estimate"), str(error))]) from error
-    except (SyntaxError, ValueError, ArithmeticError, TypeError, RecursionError, MemoryError) as error:
-        what = f"{written!r} is no number of seconds: numbers, parameters and + - * / ** ( )"
-        raise SpecError([experiment.problem(("pool", "estimate"), what, '"{steps} * 0.2"')]) from error
-    if not 0 <= value < math.inf:
-        raise SpecError([experiment.problem(("pool", "estimate"), f"{written!r} is {value:g}, which no time can be")])
-    return value
-
-
-def _calculated(node: ast.AST) -> float:
-    if isinstance(node, ast.Constant) and isinstance(node.value, (int, float)) and not isinstance(node.value, bool):
-        return float(node.value)
-    if isinstance(node, ast.BinOp) and type(node.op) in _OPERATORS:
-        return _OPERATORS[type(node.op)](_calculated(node.left), _calculated(node.right))
-    if isinstance(node, ast.UnaryOp) and type(node.op) in _OPERATORS:
-        return _OPERATORS[type(node.op)](_calculated(node.operand))
-    raise ValueError(ast.dump(node))

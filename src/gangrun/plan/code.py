@@ -11,16 +11,15 @@ from gangrun.plan.model import Code, Import, Replica, Word
 from gangrun.spec.copy import Copy
 from gangrun.spec.load import Experiment
 from gangrun.spec.model import Role
+from gangrun.spec.toml import Key
 
 PROGRAM = "copied.py"
-_TRACK = "git add it, or name it by its whole path"
 
 
 def workdir(experiment: Experiment, problems: list[Problem]) -> str:
     """Where commands start: the place in the copy that is the experiment's own, if that is in the repository."""
-    live = experiment.spec.workdir or str(experiment.project)
-    copy = experiment.copy
-    if copy is None or not f"{live}/".startswith(f"{copy.top}/"):
+    live, copy = _live(experiment), experiment.copy
+    if copy is None or not _inside(live, copy):
         return live
     if (place := copy.place(live)) is None:
         what = f"{live} is not in the copy of the code, as git tracks nothing in it"
@@ -30,21 +29,28 @@ def workdir(experiment: Experiment, problems: list[Problem]) -> str:
 
 def problems_of(experiment: Experiment, roles: Mapping[str, Role], setup: tuple[str, ...]) -> Iterator[Problem]:
     """Files that commands name from the working directory and that are there, but not in the copy."""
-    copy = experiment.copy
-    if copy is None:
+    live, copy = _live(experiment), experiment.copy
+    if copy is None or not _inside(live, copy):
         return
-    live = experiment.spec.workdir or str(experiment.project)
-    if not f"{live}/".startswith(f"{copy.top}/"):
-        return
-    for name, role in roles.items():
-        for position, word in enumerate(role.command or ()):
-            if absent := copy.absent(word, live):
-                what = f"{absent} is not in the copy of the code, as git does not track it"
-                yield experiment.problem(("roles", name, "command", position), what, _TRACK)
-    for line in setup:
-        if absent := copy.absent(line, live):
+    texts: list[tuple[Key, str]] = [
+        (("roles", name, option, position), word)
+        for name, role in roles.items()
+        for option in ("command", "resume_command", "resume_flags")
+        for position, word in enumerate(getattr(role, option) or ())
+    ]
+    for key, text in (*texts, *((("setup",), line) for line in setup)):
+        if absent := copy.absent(text, live):
             what = f"{absent} is not in the copy of the code, as git does not track it"
-            yield experiment.problem(("setup",), what, _TRACK)
+            yield experiment.problem(key, what, "git add it, or name it by its whole path")
+
+
+def _live(experiment: Experiment) -> str:
+    """Where commands would start without a copy."""
+    return experiment.spec.workdir or str(experiment.project)
+
+
+def _inside(path: str, copy: Copy) -> bool:
+    return f"{path}/".startswith(f"{copy.top}/")
 
 
 def code(copy: Copy, start: str, roles: Mapping[str, Role], replicas: tuple[Replica, ...]) -> Code:
