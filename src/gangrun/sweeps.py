@@ -6,7 +6,7 @@ Pure, as `gangrun.resolve` is.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
@@ -124,7 +124,7 @@ def plan_sweep(experiment: Experiment, cluster: Cluster) -> SweepPlan:
     _check_keys(experiment, asked, items)
     _check_campaign(experiment, asked)
     _check_own_step(experiment, cluster, asked)
-    planned = tuple(_planned(experiment, cluster, items, _in_pool if asked == "pool" else _alone))
+    planned = tuple(_planned(experiment, cluster, items, asked))
     most = sweep.max_parallel
     if asked == "pool":
         job: plan.Plan | None = _pool_job(experiment, cluster, items, pool)
@@ -211,13 +211,11 @@ def _check_own_step(experiment: Experiment, cluster: Cluster, mode: Mode) -> Non
         raise wrong("own_step", "nobody says how many CPUs the step of an item has", "allocation.cpus, or pool.cpus")
 
 
-_Make: TypeAlias = "Callable[[Experiment, Cluster, Mapping[str, plan.Value]], tuple[plan.Plan, float, int | None]]"
-
-
-def _planned(experiment: Experiment, cluster: Cluster, items: tuple[Item, ...], make: _Make) -> Iterator[PlannedItem]:
+def _planned(experiment: Experiment, cluster: Cluster, items: tuple[Item, ...], asked: Mode) -> Iterator[PlannedItem]:
     """The items, with one plan for all that set the same keys: of 10,000 items each then costs a filling-in."""
     spec, pool = experiment.spec, experiment.spec.pool or Pool()
-    inside, campaign = make is _in_pool, spec.campaign
+    inside, campaign = asked == "pool", spec.campaign
+    make = _in_pool if inside else _alone
     alike = _alike(spec)
     made: dict[tuple[str, ...], tuple[plan.Plan, float, int | None]] = {}
     for item in items:
