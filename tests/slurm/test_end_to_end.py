@@ -211,7 +211,8 @@ def in_allocation(project: Project, line: str) -> Started:
 
 
 def test_run_uses_the_allocation_held(project: Project) -> None:
-    project.write("experiments/held/run.toml", TWO_HOSTS.replace("for i in $(seq 300); do sleep 0.2; done", "true"))
+    both = "cd {run.dir}; : >here.$RANK; until [[ -e here.0 && -e here.1 ]]; do sleep 0.1; done"
+    project.write("experiments/held/run.toml", TWO_HOSTS.replace("for i in $(seq 300); do sleep 0.2; done", both))
     done = in_allocation(project, "echo job=$SLURM_JOB_ID; gangrun run experiments/held/run.toml").done(60)
     assert done.code == 6, done.out + done.err
     job = re.search(r"job=(\d+)", done.out)
