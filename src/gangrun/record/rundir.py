@@ -130,6 +130,11 @@ class AttemptDir:
         """Why the attempt ended so."""
         return self.status / "run.cause"
 
+    @property
+    def run_requeue(self) -> Path:
+        """How it goes on."""
+        return self.status / "run.requeue"
+
 
 class RunDir:
     """One run: its identity and its paths. Two are equal where their paths are."""
@@ -388,15 +393,14 @@ class RunDir:
             if not numbers:
                 return None
             number = numbers[-1]
-        folder = f"{self.dir}/attempts/{number:03d}"
-        status = folder + "/status"
-        begin, _ = _read(status + "/run.start")
-        code, ended = _read(status + "/run.exit")
-        cause, _ = _read(status + "/run.cause")
-        onward, _ = _read(status + "/run.requeue")
+        attempt = self.attempt(number)
+        begin, _ = _read(attempt.run_start)
+        code, ended = _read(attempt.run_exit)
+        cause, _ = _read(attempt.run_cause)
+        onward, _ = _read(attempt.run_requeue)
         started, job, hosts, port_base = parse_start(begin)
-        known = _replicas(status) if replicas else None
-        if not begin and not code and not known and not Path(folder).is_dir():
+        known = _replicas(attempt) if replicas else None
+        if not begin and not code and not known and not attempt.path.is_dir():
             return None
         code_value, reason = parse_code(code), parse_cause(cause)
         # Only of an end that the script did not choose can Slurm know more.
@@ -411,7 +415,7 @@ class RunDir:
             ended=ended if code_value is not None else None,
             cause=reason,
             requeue=parse_requeue(onward),
-            ended_as=ended_as(_end_of(f"{self.dir}/job.log"), started) if unsure else "",
+            ended_as=ended_as(_end_of(self.job_log), started) if unsure else "",
             replicas=known,
         )
 
@@ -441,7 +445,7 @@ def _names(folder: str) -> Sequence[str]:
         return ()
 
 
-def _read(path: str) -> tuple[str, float | None]:
+def _read(path: Path) -> tuple[str, float | None]:
     """The text of a small file of the job and when it last changed; empty where it is absent or no plain file."""
     try:
         # Without O_NONBLOCK a named pipe of this name would hang every `ls`.
@@ -464,22 +468,22 @@ def _read(path: str) -> tuple[str, float | None]:
     return text, facts.st_mtime
 
 
-def _end_of(path: str) -> str:
+def _end_of(path: Path) -> str:
     """The last 4 kB of a log; empty where there is none."""
     try:
-        with Path(path).open("rb") as log:
+        with path.open("rb") as log:
             log.seek(max(log.seek(0, os.SEEK_END) - 4096, 0))
             return log.read().decode("utf-8", "replace")
     except OSError:
         return ""
 
 
-def _replicas(status: str) -> dict[str, ReplicaFacts]:
+def _replicas(attempt: AttemptDir) -> dict[str, ReplicaFacts]:
     files: dict[str, set[str]] = {}
     beats: dict[str, dict[int, Beat]] = {}
-    for file in _names(status):
+    for file in _names(str(attempt.status)):
         if found := _PER_NODE.match(file):
-            text, changed = _read(f"{status}/{file}")
+            text, changed = _read(attempt.status / file)
             if changed is not None:
                 beats.setdefault(found[1], {})[int(found[2])] = Beat(changed, parse_beat(text))
         elif found := _PER_REPLICA.match(file):
@@ -487,15 +491,11 @@ def _replicas(status: str) -> dict[str, ReplicaFacts]:
     known = {}
     for name in sorted(files.keys() | beats.keys(), key=_replica_key):
         has = files.get(name, set())
-
-        def text_of(kind: str, name: str = name, has: set[str] = has) -> str:
-            return _read(f"{status}/{name}.{kind}")[0] if kind in has else ""
-
         known[name] = ReplicaFacts(
-            exit=parse_code(text_of("exit")),
-            lives=parse_lives(text_of("lives")),
-            first=parse_first(name, text_of("first")),
-            step=text_of("step").strip(),
+            exit=parse_code(_read(attempt.exit(name))[0]) if "exit" in has else None,
+            lives=parse_lives(_read(attempt.lives(name))[0]) if "lives" in has else (),
+            first=parse_first(name, _read(attempt.first(name))[0]) if "first" in has else None,
+            step=_read(attempt.step(name))[0].strip() if "step" in has else "",
             beats=beats.get(name),
         )
     return known
