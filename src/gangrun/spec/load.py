@@ -503,6 +503,7 @@ _SHOULD = {
     "string_type": "should be text, in quotes",
     "int_type": "should be a whole number, without quotes",
     "bool_type": "should be true or false",
+    "bool_parsing": "should be true or false",
     "too_short": "should hold at least one item",
 }
 """pydantic's words where they speak of Python rather than of TOML."""

@@ -613,7 +613,7 @@ class Pool(_Model):
     """How long an item may take before it is ended as failed."""
     retries: Count = 0
     """How often an item that fails is tried again."""
-    continue_: bool = Field(default=False, alias="continue")
+    continue_: Truth = Field(default=False, alias="continue")
     """Whether a further job is queued for what the time limit leaves undone."""
     own_step: Truth = False
     """Whether each item is a Slurm step of its own, which `sacct` and `squeue -s` show by the item's name."""
@@ -672,7 +672,7 @@ class Campaign(_Model):
 class Monitor(_Model):
     """What watches the nodes: `[monitor]`, or `false` for none."""
 
-    on: bool = True
+    on: Truth = True
     """Whether a small program on each node writes down what the job uses there."""
     every: Annotated[Duration, Field(ge=1)] = 15
     """How long between two samples."""
@@ -918,7 +918,7 @@ class Profile(_Model):
     """Run before the experiment's own."""
     env: Variables = {}
     """Environment of every job here; the experiment's wins."""
-    internet: bool = True
+    internet: Truth = True
     """Whether the nodes reach the internet; where they do not, `[wandb]` keeps its data for later."""
     container: Container | None = None
     """Container for experiments that name none."""

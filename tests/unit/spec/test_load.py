@@ -88,6 +88,8 @@ ready = { port = "a", htpp = "b" }
         ("[campaign]\nverdict = { file = 'a', where = { x = 1 }, wher = 2 }", "2: campaign.verdict.wher: unknown key"),
         ("[campaign]\nmerge = [true]", "2: campaign.merge[0]: should be text, in quotes, not true"),
         ("[campaign]\nmerge = 3", "2: campaign.merge: should be a list, or should be a table, not 3"),
+        ("monitor = { on = 'yes' }", "1: monitor.on: should be true or false, not 'yes'"),
+        ("[pool]\ncontinue = 1", "2: pool.continue: should be true or false, not 1"),
         ("setup.venv = true", "1: setup.venv: should be text, in quotes, or should be false, not true"),
     ],
 )
