@@ -323,8 +323,12 @@ def _pool_job(
     # Items enter their container one by one; the driver is outside, where srun is.
     update: dict[str, object] = {"roles": dict(pool_roles.roles(pool, whole)), "container": None, "sweep": None}
     update |= {"needs": (), "load": None, "resume": None, "files": {}}  # the items have them
-    update["requeue"] = _without_limit(experiment) if machine is None else None
-    asked = experiment.spec.allocation if machine is None else machine
+    asked = experiment.spec.allocation
+    if machine is None:
+        update["requeue"] = _without_limit(experiment)
+    else:
+        # The file is about jobs or tasks: the one job around them here is no business of its template.
+        asked, update["requeue"], update["template"] = machine, None, None
     if whole.nodes > 1:
         asked = asked.model_copy(update={"sbatch": {**pool_roles.SBATCH, **asked.sbatch}})
     update["allocation"] = asked

@@ -134,6 +134,14 @@ seeds = "0"
     assert [item[name].parts for name in ("KEPT", "OWN", "SEED", "WANDB_NOTES")] == [("1",), ("2 a",), ("0",), ("2",)]
 
 
+def test_a_template_for_jobs_is_not_that_of_the_one_job_around_them_here(write: Write) -> None:
+    text = 'command = ["x", "{lr}"]\ntemplate = "mine.sh.j2"\nvariables = { rate = "{lr}" }\n[sweep]\nlr = [1, 2]\n'
+    sweep = plan_sweep(load(write(text)), Cluster("local", Profile(scheduler="local")))
+    assert sweep.job is not None
+    assert sweep.job.template is None
+    assert all(str(one.plan.template).endswith("mine.sh.j2") for one in sweep.items)
+
+
 def test_a_parameter_that_nothing_refers_to_is_told_and_no_other(write: Write) -> None:
     text = """\
 command = ["true"]
