@@ -35,8 +35,10 @@ def project(tmp_path: Path) -> Iterator[Project]:
         yield project
 
 
-def test_done_items_are_skipped_and_failed_ones_tried_again_on_resume(project: Project) -> None:
-    project.write("experiments/001_eval/000_routes_0.toml", FILE.format(text=json.dumps(TEXT)))
+@pytest.mark.parametrize("engine", ["steps", "ray"])
+def test_done_items_are_skipped_and_failed_ones_tried_again_on_resume(engine: str, project: Project) -> None:
+    text = FILE.format(text=json.dumps(TEXT)) + f"[pool]\nengine = {engine!r}\n"
+    project.write("experiments/001_eval/000_routes_0.toml", text)
     done = project.gangrun("run", "experiments/001_eval/000_routes_0.toml")
     assert done.code == 1
     assert "route=half failed with result.json is no whole JSON" in done.out + done.err
