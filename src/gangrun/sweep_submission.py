@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
-from gangrun import chains, submission
+from gangrun import chains, submission, throttling
 from gangrun.lanes import Lanes
 from gangrun.node.pool.channel import patience
 from gangrun.plan.model import Need, Plan, Replica, Var
@@ -20,14 +20,18 @@ from gangrun.project import ITEMS
 from gangrun.record import code
 from gangrun.record.events import Submitting
 from gangrun.record.events import encode as encode_event
-from gangrun.record.items import ItemLine, encode
+from gangrun.record.item_states import ItemState
+from gangrun.record.items import ItemLine, encode, read
+from gangrun.record.ledger import NOT_SENT
 from gangrun.record.naming import item_id, item_step
 from gangrun.record.rundir import ARRAYS, EVENTS, ITEMS_FILE, NODE, POOL_FILE, RunDir
+from gangrun.record.state import history
 from gangrun.record.store import Store
 from gangrun.script.quote import known_text
 from gangrun.script.render import render, render_array
 from gangrun.spec.model import Merge, Verdict
 from gangrun.sweeps import PlannedItem, SweepPlan
+from gangrun.throttling import Limits
 
 if TYPE_CHECKING:
     from gangrun.scheduler.model import Scheduler
@@ -101,28 +105,111 @@ def send(
         everything = tuple(dict.fromkeys(needs.values()))
         sent(run, submission.send(run, cluster, scheduler, (*chains.flags(everything), *flags)))
         return
+    send_one = partial(submission.send, cluster=cluster, scheduler=scheduler)
+    own = {
+        planned.item.name: tuple(dict.fromkeys(needs[need] for need in planned.plan.needs if need in needs))
+        for planned in sweep.items
+    }
+    if sweep.mode == "array":
+        most = _limit(sweep.max_parallel, sweep.max_nodes, sweep.items[0].plan.allocation.nodes)
+        _send_arrays(run, send_one, most, own, flags, sent)
+        return
+    turns = [_Turn(one.item.name, one.plan.allocation.nodes, one.estimate, own[one.item.name]) for one in sweep.order]
+    _send_jobs(run, send_one, turns, Lanes(sweep.max_parallel, sweep.max_nodes), flags, sent)
+
+
+def send_rest(
+    run: RunDir,
+    states: Sequence[ItemState],
+    limits: Limits,
+    cluster: str,
+    scheduler: Scheduler,
+    flags: Sequence[str] = (),
+    needs: Sequence[str] = (),
+    sent: Callable[[RunDir, str], None] = lambda _run, _job: None,
+) -> None:
+    """Queues what of a sweep of jobs or arrays was not taken, as `states` say, or not sent at all; see `send`.
+
+    All of it waits for `needs`, and for what was queued before as if one sender had sent it all.
+    """
+    send_one = partial(submission.send, cluster=cluster, scheduler=scheduler)
+    nodes = throttling.nodes_of(run)
+    parallel, most_nodes = limits.items or None, limits.nodes or None
+    if run.arrays():
+        most = _limit(parallel, most_nodes, max(nodes.values()))
+        told = list(zip(read(run), states, strict=True))
+        absent = {line.array for line, state in told if state.state in NOT_SENT}
+        alive = {line.array for line, state in told if not state.final}
+        jobs = [history(array.read_events()).job for array in run.arrays()]
+        known = {number: job if number in alive else "" for number, job in enumerate(jobs) if number not in absent}
+        _send_arrays(run, send_one, most, {state.name: needs for state in states}, flags, sent, known)
+        return
+    turns = []
+    for state in sorted(states, key=lambda state: -(state.estimate or 0.0)):
+        job = "" if state.state in NOT_SENT else state.job
+        turns.append(_Turn(state.name, nodes[state.name], state.estimate, tuple(needs), job, state.final))
+    _send_jobs(run, send_one, turns, Lanes(parallel, most_nodes), flags, sent)
+
+
+_Send: TypeAlias = "Callable[..., str]"
+_Sent: TypeAlias = "Callable[[RunDir, str], None]"
+
+
+@dataclass(frozen=True, slots=True)
+class _Turn:
+    """An item in the order in which jobs are queued."""
+
+    name: str
+    nodes: int
+    estimate: float | None
+    needs: tuple[str, ...]
+    job: str = ""
+    """Where it is queued already."""
+    over: bool = False
+
+
+def _send_jobs(
+    run: RunDir, send_one: _Send, turns: Sequence[_Turn], lanes: Lanes[str], flags: Sequence[str], sent: _Sent
+) -> None:
     # Who sends: should this process be killed, the rest counts as never sent.
     run.append(Submitting.here(1, run.run_id))
-    if sweep.mode == "array":
-        arrays = _arrays_of(run, sweep)
-        shares = _shares(sweep, len(arrays))
-        before = ""
-        for number, tasks in enumerate(arrays):
-            limit = f"%{shares[number]}" if shares[number] else ""
-            follows = [before] if before and not _divisible(sweep, len(arrays)) else []
-            each = [[needs[need] for need in planned.plan.needs if need in needs] for planned in tasks]
-            own = (f"--array=0-{len(tasks) - 1}{limit}", *chains.flags_of_array(each, follows))
-            before = submission.send(run.array(number), cluster, scheduler, (*own, *flags))
-            sent(run.array(number), before)
-    else:
-        lanes: Lanes[str] = Lanes(sweep.max_parallel, sweep.max_nodes)
-        for planned in sweep.order:
-            own = tuple(dict.fromkeys(needs[need] for need in planned.plan.needs if need in needs))
-            after = chains.flags(own, lanes.next(planned.plan.allocation.nodes, planned.estimate))
-            item = run.item(planned.item.name)
-            job = submission.send(item, cluster, scheduler, (*after, *flags))
-            lanes.put(job)
+    over = {turn.job for turn in turns if turn.over}
+    for turn in turns:
+        follows = [job for job in lanes.next(turn.nodes, turn.estimate) if job not in over]
+        job = turn.job
+        if not job:
+            item = run.item(turn.name)
+            job = send_one(item, flags=(*chains.flags(turn.needs, follows), *flags))
             sent(item, job)
+        lanes.put(job)
+
+
+def _send_arrays(
+    run: RunDir,
+    send_one: _Send,
+    most: int | None,
+    needs: Mapping[str, Sequence[str]],
+    flags: Sequence[str],
+    sent: _Sent,
+    known: Mapping[int, str] = {},
+) -> None:
+    """`needs` are each item's, `known` the jobs of arrays that are queued already, empty for those that are over."""
+    run.append(Submitting.here(1, run.run_id))
+    arrays = _tasks(run)
+    shares = _shares(most, len(arrays))
+    before = ""
+    for number, tasks in enumerate(arrays):
+        if number not in known:
+            limit = f"%{shares[number]}" if shares[number] else ""
+            follows = [before] if before and most is not None and most < len(arrays) else []
+            own = (
+                f"--array=0-{len(tasks) - 1}{limit}",
+                *chains.flags_of_array([needs[name] for name in tasks], follows),
+            )
+            before = send_one(run.array(number), flags=(*own, *flags))
+            sent(run.array(number), before)
+        else:
+            before = known[number]
 
 
 # ---- files
@@ -279,32 +366,22 @@ def _array_script(number: int, members: Sequence[PlannedItem], run: RunDir) -> b
     return render_array(members[0].plan, array.run_id, array.dir, folders).encode("utf-8", "surrogateescape")
 
 
-def _arrays_of(run: RunDir, sweep: SweepPlan) -> list[list[PlannedItem]]:
+def _tasks(run: RunDir) -> list[list[str]]:
     """The items of each array of a created sweep, by their tasks."""
-    from gangrun.record.items import read
-
-    planned = {one.item.name: one for one in sweep.items}
-    arrays: dict[int, dict[int, PlannedItem]] = {}
+    arrays: dict[int, dict[int, str]] = {}
     for line in read(run):
-        arrays.setdefault(line.array or 0, {})[line.task or 0] = planned[line.name]
+        arrays.setdefault(line.array or 0, {})[line.task or 0] = line.name
     return [[tasks[task] for task in sorted(tasks)] for _, tasks in sorted(arrays.items())]
 
 
-def _limit(sweep: SweepPlan) -> int | None:
-    """How many items may run at once: all of them have the same number of nodes."""
-    nodes = sweep.items[0].plan.allocation.nodes
-    limits = [sweep.max_parallel, sweep.max_nodes // nodes if sweep.max_nodes else None]
+def _limit(max_parallel: int | None, max_nodes: int | None, nodes: int) -> int | None:
+    """How many items may run at once, each of which has so many nodes."""
+    limits = [max_parallel, max_nodes // nodes if max_nodes else None]
     return min((limit for limit in limits if limit), default=None)
 
 
-def _divisible(sweep: SweepPlan, arrays: int) -> bool:
-    limit = _limit(sweep)
-    return limit is None or limit >= arrays
-
-
-def _shares(sweep: SweepPlan, arrays: int) -> list[int]:
+def _shares(limit: int | None, arrays: int) -> list[int]:
     """How many tasks of each array may run at once, 0 for any number."""
-    limit = _limit(sweep)
     if limit is None:
         return [0] * arrays
     if limit < arrays:

@@ -44,7 +44,7 @@ def change(run: RunDir, mode: str, most: int, what: Literal["items", "nodes", "a
     """Writes the wish down, beside what was wished for the other numbers before. Raises RecordError, and UsageError
     where no item could start."""
     limits = replace(current(run), **{what: most})
-    needed = max(_nodes(run).values(), default=1) if mode in SPREAD else 1
+    needed = max(nodes_of(run).values(), default=1) if mode in SPREAD else 1
     if limits.nodes and limits.nodes < needed:
         raise UsageError(f"an item takes {needed} nodes, so with {limits.nodes} it could never start")
     run.write_throttle(f"{limits.items} {limits.nodes} {limits.attempts}\n")
@@ -62,13 +62,13 @@ def current(run: RunDir) -> Limits:
 
 def apply(run: RunDir, mode: str, states: Sequence[ItemState], limits: Limits, slurm: Slurm) -> list[str]:
     """Tells Slurm, and gives what it said against single changes. Raises Unreachable."""
-    nodes = _nodes(run)
+    nodes = nodes_of(run)
     if mode == "array":
         return slurm.update(_arrays(run, limits, max(nodes.values(), default=1)))
     return slurm.update(_jobs(states, limits, nodes))
 
 
-def _nodes(run: RunDir) -> dict[str, int]:
+def nodes_of(run: RunDir) -> dict[str, int]:
     """How many nodes each item takes, as the specs that are on record say."""
     allocation = toml.read(run.spec)[0].get("allocation", {})
     return {

@@ -129,7 +129,7 @@ class FakeSlurm:
             ]
 
     def rows(self, job: Job) -> Iterator[dict[str, Any]]:
-        first, _, last = job["tasks"].partition("-")
+        first, _, last = job["tasks"].partition("%")[0].partition("-")
         tasks = [f"_{index}" for index in range(int(first), int(last) + 1)] if last else [""]
         for task in tasks:
             yield {
@@ -388,6 +388,13 @@ class HangsWithTheThird(SmallArrays, SilentAccept):
 
     def sbatch(self, argv: list[str]) -> int:
         return FakeSlurm.sbatch(self, argv) if self.again("sbatch") < 2 else super().sbatch(argv)
+
+
+class HangsWithTheSecond(SmallArrays, SilentAccept):
+    """The second job is taken in, and sbatch does not say so; later ones are well."""
+
+    def sbatch(self, argv: list[str]) -> int:
+        return super().sbatch(argv) if self.again("sbatch") == 1 else FakeSlurm.sbatch(self, argv)
 
 
 class Slow(FakeSlurm):

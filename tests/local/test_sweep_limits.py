@@ -218,3 +218,33 @@ def test_a_sender_that_is_killed_leaves_nothing_in_doubt(project: Project, fake_
     assert len(fake.jobs()) == 3, "looking sends nothing"
     project.ok("cancel", "latest")
     assert {job["state"] for job in fake.jobs()} == {"CANCELLED"}
+
+
+@pytest.mark.parametrize("mode", ["jobs", "array"])
+def test_resume_sends_what_a_killed_sender_left(project: Project, fake_slurm: Fake, mode: str) -> None:
+    fake = fake_slurm(fakes.HangsWithTheSecond)
+    project.write(FILE, SWEEP.replace("MODE", mode))
+    two = ("--set", "sweep.max_parallel=2")
+    sender = project.start("submit", FILE, *two)
+    wait_for(lambda: len(fake.jobs()) == 2, 60)
+    done = project.gangrun("resume", "latest")
+    assert (done.code, "is being sent" in done.err) == (2, True)
+    os.killpg(sender.process.pid, signal.SIGKILL)
+    sender.kill()
+    known = {"PENDING", State.NEVER_SENT}
+    wait_for(lambda: {one["state"] for one in project.run()["items"]} == known, 60, 2)
+    rest = "the rest: 8 jobs, 1002 to 1009, on site" if mode == "jobs" else "the rest: job 1002 on site"
+    assert rest in project.ok("resume", "latest").out
+    run = project.run()
+    assert {one["state"] for one in run["items"]} == {"PENDING"}
+    assert len({one["job"] for one in run["items"]}) == 10
+    done = project.gangrun("resume", "latest")
+    assert (done.code, "all were sent" in done.err) == (2, True)
+
+    whole = fake_slurm(fakes.SmallArrays)
+    submit(project, mode, *two)
+    for flag in ("--array", "--dependency"):
+        assert given(fake, flag) == given(whole, flag), "as if one sender had sent it all"
+    assert [job["name"].partition(".")[2] for job in fake.jobs()] == [
+        job["name"].partition(".")[2] for job in whole.jobs()
+    ]

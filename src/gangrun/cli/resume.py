@@ -2,6 +2,9 @@
 
 The run keeps its name, its id in W&B and the logs of its earlier attempts, and loads the newest checkpoint that its
 [resume] finds. Words after `--` go to sbatch and win: gangrun resume RUN -- --time=2-00:00:00
+
+Of a sweep of jobs or arrays it sends what was not sent, as its sender was killed or sbatch refused; items that have
+failed are resumed one by one, as RUN/ITEM.
 """
 
 from __future__ import annotations
@@ -15,7 +18,13 @@ from gangrun.cli import inputs
 from gangrun.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from gangrun.record.item_states import ItemState
     from gangrun.record.rundir import RunDir
+    from gangrun.record.state import RunState
+    from gangrun.spec.profile import Cluster
 
 PASSES_ON = True
 
@@ -45,12 +54,13 @@ def run(args: argparse.Namespace) -> int:
             raise UsageError(f"{one.run_id} is an item of a pool, and cannot be resumed alone", way_out=way_out)
     found = chains.needed_first(found)
     ready = []
+    rests: dict[RunDir, Sequence[ItemState]] = {}
     for one, state in zip(found, states_of(found), strict=True):
-        submission.require_ended(state)
         if state.mode in SPREAD:
-            way_out = f"gangrun resume {state.run}/ITEM for each that failed; gangrun show {state.run} lists them"
-            raise UsageError(f"{state.run} is no job itself: its items are", way_out=way_out)
-        submission.require_checkpoint(one, state)
+            rests[one] = _with_unsent(one, state, project)
+        else:
+            submission.require_ended(state)
+            submission.require_checkpoint(one, state)
         submission.require_code(one)
         outdir.require_held(one)
         cluster = clusters.named(state.cluster or "local", project)
@@ -64,6 +74,10 @@ def run(args: argparse.Namespace) -> int:
     scheduler_of = inputs.schedulers(project)
     sent: dict[RunDir, str] = {}
     for one, cluster, links in ready:
+        if one in rests:
+            needs = [job for link in links if (job := sent.get(link.run, link.job))]
+            sent[one] = _send_rest(one, rests[one], cluster, needs, args)
+            continue
         attempt = submission.next_attempt(one)
         lost = submission.lost_hosts(one) if cluster.profile.scheduler == "slurm" else []
         if lost and not args.json:
@@ -79,3 +93,35 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         terminal.print_json([as_data(state) for state in states])
     return inputs.overall([inputs.code_of(state) for state in states]) if args.wait else 0
+
+
+def _with_unsent(run: RunDir, state: RunState, project: Path) -> Sequence[ItemState]:
+    """The items of a sweep of which some were never sent. Raises UsageError where there are none."""
+    from gangrun.record.ledger import NOT_SENT
+    from gangrun.record.state import State
+
+    states = inputs.items(run, state, project)
+    if any(one.state in (State.CREATED, State.SUBMITTING) for one in states):
+        what = f"{state.run} is being sent, or it is not known yet what of it was"
+        raise UsageError(what, way_out=f"gangrun show {state.run} says so within a minute")
+    if not any(one.state in NOT_SENT for one in states):
+        way_out = f"gangrun resume {state.run}/ITEM for each that failed; gangrun show {state.run} lists them"
+        raise UsageError(f"{state.run} is no job itself: its items are, and all were sent", way_out=way_out)
+    return states
+
+
+def _send_rest(
+    run: RunDir, states: Sequence[ItemState], cluster: Cluster, needs: Sequence[str], args: argparse.Namespace
+) -> str:
+    """Sends what is left of a sweep; the jobs, joined by colons."""
+    from gangrun import sweep_submission, throttling
+
+    slurm = inputs.patient(cluster, partial(print, file=sys.stderr))
+    sent: dict[RunDir, str] = {}
+    limits = throttling.current(run)
+    sweep_submission.send_rest(run, states, limits, cluster.name, slurm, args.flags, needs, sent.__setitem__)
+    jobs = list(sent.values())
+    if not args.json:
+        what = f"job {jobs[0]}" if len(jobs) == 1 else f"{len(jobs)} jobs, {jobs[0]} to {jobs[-1]},"
+        print(f"{run.run_id}  the rest: {what} on {cluster.name}  {run.dir}", flush=True)
+    return ":".join(jobs)

@@ -229,7 +229,8 @@ def _nobody_sends(run: RunDir, now: float) -> bool:
     return told.refused is not None or _sender_gone(sent.host, sent.pid, sent.pid_started, now - sent.t)
 
 
-_NOT_SENT = frozenset({State.REJECTED, State.UNREACHED, State.NEVER_SENT})
+NOT_SENT = frozenset({State.REJECTED, State.UNREACHED, State.NEVER_SENT})
+"""The states of a run that has no job."""
 
 
 def _gathered(sweep: _Sweep, states: Sequence[RunState], now: float) -> RunState:
@@ -264,13 +265,13 @@ def _gathered(sweep: _Sweep, states: Sequence[RunState], now: float) -> RunState
     states_of = {state.state for state in states}
     if done == len(states):
         word, code = str(State.COMPLETED), 0
-    elif states_of <= _NOT_SENT:
+    elif states_of <= NOT_SENT:
         word, code = next(iter(sorted(states_of))), None
     elif told.cancel is not None and State.CANCELLED in states_of:
         word, code = State.CANCELLED, None
     else:
         word, code = State.FAILED, 3 if done else 1
-    reason = next((state.reason for state in states if state.state in _NOT_SENT and state.reason), "")
+    reason = next((state.reason for state in states if state.state in NOT_SENT and state.reason), "")
     final = replace(known, state=word, exit_code=code, ended=max(ends, default=None), reason=reason)
     new = _observed(final, word, now)
     if (told.observed is None or replace(told.observed, t=now) != new) and not _may_go_on(sweep, now):
