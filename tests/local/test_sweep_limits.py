@@ -75,6 +75,21 @@ def test_more_items_than_an_array_can_have_become_several_arrays(project: Projec
     assert places[9] == (0, 0), "the longest item begins first"
 
 
+def test_jobs_of_items_and_tasks_name_them(project: Project, fake_slurm: Fake) -> None:
+    fake_slurm(fakes.SmallArrays)
+    submit(project, "array")
+    sweep = project.run()["run"]
+    places = {f"{1000 + int(str(line['array']))}_{line['task']}": line["run"] for line in lines(project)}
+    submit(project, "jobs")
+    items = {one["job"]: one["name"] for one in project.run()["items"]}
+    for job in ("1003", "1012"):
+        assert project.run(job)["run"].endswith(f".{items[job]}")
+    for job in ("1000_0", "1002_2"):
+        assert project.run(job)["run"] == places[job]
+    assert project.run("1001")["run"] == sweep
+    assert project.gangrun("show", "1001_7").code == project.gangrun("show", "1013").code == 2
+
+
 def test_the_limit_is_shared_by_the_arrays(project: Project, fake_slurm: Fake) -> None:
     fake = fake_slurm(fakes.SmallArrays)
     submit(project, "array", "--set", "sweep.max_parallel=5")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gangrun.errors import RecordError, RunNotFound
-from gangrun.project import LATEST
+from gangrun.project import ITEMS, LATEST
 from gangrun.record import items
 from gangrun.record.events import Created, Found, Note, Submitted, decode_all, encode
 from gangrun.record.links import point
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from gangrun.record.source import Source
 
 _SECOND = len("YYMMDD_HHMMSS")
+_SPREAD = re.compile(rb'"mode":"(?:jobs|array)"')
+"""In the events of a sweep whose items are jobs, or tasks of arrays."""
 _NEAR = 5
 """Names shown where a name is ambiguous or unknown."""
 _ABANDONED = 3600.0
@@ -157,8 +160,8 @@ class Store:
             # The newest of each cluster: each counts for itself, and anew when its state is lost.
             had: dict[str, RunDir] = {}
             for run in runs:
-                for cluster in _clusters_of_job(run, text):
-                    had.setdefault(cluster, run)
+                for one, cluster in _with_job(run, text):
+                    had.setdefault(cluster, one)
             if len(had) > 1:
                 raise RunNotFound(
                     f"there is a job {text} on {' and '.join(had)}",
@@ -366,12 +369,33 @@ def _created(run: RunDir) -> tuple[float, tuple[str, int] | None]:
     return when, stamp_key(run.stamp)
 
 
-def _clusters_of_job(run: RunDir, job: str) -> set[str]:
-    """The clusters on which the run had a job of this id."""
+def _with_job(run: RunDir, job: str) -> list[tuple[RunDir, str]]:
+    """The run if it had a job of this id, or else its item whose job or task of an array that was; with the cluster."""
     try:
         data = run.read_events_bytes()
+        found = [(run, cluster) for cluster in _clusters_of_job(data, job)]
+        return found or list(_with_job_in_sweep(run, job) if _SPREAD.search(data) else ())
     except RecordError:
-        return set()  # one damaged run does not keep the others from being found
+        return []  # one damaged run does not keep the others from being found
+
+
+def _with_job_in_sweep(sweep: RunDir, job: str) -> Iterator[tuple[RunDir, str]]:
+    """The item of that job or task; of an array as a whole the sweep."""
+    number, _, task = job.partition("_")
+    for array in sweep.arrays():
+        for cluster in _clusters_of_job(array.read_events_bytes(), number):
+            lines = items.read(sweep) if task else ()
+            named = (line.name for line in lines if sweep.array(line.array or 0) == array and str(line.task) == task)
+            yield from ((sweep.item(name), cluster) for name in named)
+            if not task:
+                yield sweep, cluster
+    for name in _folders(f"{sweep.dir}/{ITEMS}"):
+        item = sweep.item(name)
+        yield from ((item, cluster) for cluster in _clusters_of_job(item.read_events_bytes(), job))
+
+
+def _clusters_of_job(data: bytes, job: str) -> set[str]:
+    """The clusters on which a job of this id was sent, by the events of a run."""
     if job.encode("ascii") not in data:  # decoding 10,000 runs takes a second
         return set()
     sent = (event for event in decode_all(data) if isinstance(event, (Submitted, Found)))
