@@ -48,6 +48,8 @@ class Terminal:
         while (code := self.process.poll()) is None:  # something in its background may hold on to the terminal
             assert time.monotonic() < deadline, f"it does not end: {self.shown!r}"
             self._read(0.1)
+        while select.select([self._ours], [], [], 0)[0] and self._read(0):
+            pass  # what it said last
         return code
 
     def close(self) -> None:

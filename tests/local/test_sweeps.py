@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import pty
 import re
-import signal
 from pathlib import Path
 
 from tests.gangrun_cli import Project, wait_for
+from tests.terminal import Terminal
 
 FILE = "experiments/sweep/naps.toml"
 NAPS = """\
@@ -22,29 +20,12 @@ nap = [1, 1.5, 2.2, 3]
 """
 
 
-def on_a_terminal(project: Project, *words: str) -> tuple[int, str]:
-    """`gangrun WORDS…` with a terminal of its own: its exit code and all that it has drawn."""
-    pid, terminal = pty.fork()
-    if not pid:
-        os.chdir(project.dir)
-        os.execvpe("gangrun", ["gangrun", *words], project.environment())
-    signal.alarm(120)
-    drawn = b""
-    try:
-        while part := os.read(terminal, 65536):
-            drawn += part
-    except OSError:  # its end
-        pass
-    signal.alarm(0)
-    _, status = os.waitpid(pid, 0)
-    os.close(terminal)
-    return os.waitstatus_to_exitcode(status), drawn.decode()
-
-
 def test_a_terminal_shows_how_far_it_is_and_the_report_what_it_came_to(project: Project) -> None:
     project.write(FILE, NAPS)
-    code, drawn = on_a_terminal(project, "run", FILE)
-    assert code == 1, "an item failed"
+    terminal = Terminal(["gangrun", "run", FILE], project.dir, project.environment())
+    assert terminal.done(120) == 1, "an item failed"
+    drawn = terminal.shown
+    terminal.close()
     lines = re.findall(r"[0-4]/4 done[^\x1b]*", drawn)
     assert any(re.search(r"2 running, \d left, ends in \ds, GPUs used", line) for line in lines), drawn
     assert lines[-1].startswith("3/4 done, 1 failed")
