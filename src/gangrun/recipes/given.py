@@ -10,7 +10,7 @@ from typing import Any
 
 from gangrun.errors import Problem, SpecError, UsageError
 from gangrun.spec import toml
-from gangrun.spec.load import Source, merge, nested
+from gangrun.spec.load import Source, merge, nested, refuse_circle
 from gangrun.spec.toml import Key, Table
 
 _BASES = ("extends", "toml_files")
@@ -103,23 +103,21 @@ def _read(
     file: Path, stack: tuple[Path, ...], paths: Sequence[Key], under: Key = ()
 ) -> tuple[Table, dict[Key, Source]]:
     """A file over those that it names as `extends` or `toml_files`; `under` is the key that it stands for."""
-    again = file.resolve()
-    if again in stack:
-        chain = " → ".join(str(one) for one in (*stack[stack.index(again) :], again))
-        raise SpecError([Problem("extends", f"files extend each other in a circle: {chain}", str(file))])
+    stack = (*stack, file.resolve())
     own, lines = toml.read(file)
     values: Table = {}
     sources: dict[Key, Source] = {}
     for name in _BASES:
         named = own.pop(name, [])
         for base in [named] if isinstance(named, str) else named:
-            if not isinstance(base, str) or not (file.parent / base).is_file():
-                problem = Problem(name, f"no such file: {file.parent / str(base)}", str(file), lines.get((name,), 0))
-                raise SpecError([problem])
-            values, sources = merge(values, sources, *_read(file.parent / base, (*stack, again), paths, under))
+            target, source = file.parent / str(base), Source(str(file), lines.get((name,), 0))
+            if not isinstance(base, str) or not target.is_file():
+                raise SpecError([Problem(name, f"no such file: {target}", source.file, source.line)])
+            refuse_circle(stack, target.resolve(), source)
+            values, sources = merge(values, sources, *_read(target, stack, paths, under))
     for key in paths:
         if key[: len(under)] == under:
-            _make_absolute(own, key[len(under) :], again.parent)
+            _make_absolute(own, key[len(under) :], stack[-1].parent)
     found = {(*under, *key): Source(str(file), line) for key, line in lines.items() if key[0] not in _BASES}
     return merge(values, sources, own, found)
 

@@ -212,6 +212,14 @@ def nearest_source(sources: Mapping[Key, Source], key: Key) -> Source | None:
     return next((sources[key[:end]] for end in range(len(key), -1, -1) if key[:end] in sources), None)
 
 
+def refuse_circle(stack: tuple[Path, ...], target: Path, source: Source) -> None:
+    """Raises SpecError where the source names one of the files by which one came to it."""
+    if target in stack:
+        chain = " → ".join(_shown(one) for one in (*stack[stack.index(target) :], target))
+        what = f"files extend each other in a circle: {chain}"
+        raise SpecError([Problem("extends", what, source.file, source.line)])
+
+
 def dotted(key: Key, start: str = "") -> str:
     """`roles.main.command[2]`."""
     text = ""
@@ -253,9 +261,8 @@ def _with_bases(
         line = own_sources.get(("extends",), Source()).line
         if not target.is_file():
             raise SpecError([Problem("extends", f"no such file: {target}", str(file), line)])
-        if (again := target.resolve()) in stack:
-            chain = " → ".join(_shown(one) for one in (*stack[stack.index(again) :], again))
-            raise SpecError([Problem("extends", f"files extend each other in a circle: {chain}", str(file), line)])
+        again = target.resolve()
+        refuse_circle(stack, again, Source(str(file), line))
         below, lines = toml.read(target)
         found = {key: Source(str(target), line) for key, line in lines.items()}
         values, sources = merge(values, sources, *_with_bases(below, found, target, (*stack, again)))

@@ -85,7 +85,7 @@ def test_none_is_null_but_for_what_is_passed_on(write: Write) -> None:
         (["@", "none.toml"], "none.toml: cannot be read: No such file or directory"),
         (["@", "bad.toml"], "bad.toml:1: is not TOML"),
         (["@", "lost.toml"], "lost.toml:2: toml_files: no such file: gone.toml"),
-        (["@", "one.toml"], "one.toml: extends: files extend each other in a circle"),
+        (["@", "one.toml"], "two.toml:1: extends: files extend each other in a circle: one.toml → two.toml → one.toml"),
     ],
 )
 def test_what_cannot_be_read(words: list[str], what: str, write: Write) -> None:
