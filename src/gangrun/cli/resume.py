@@ -10,7 +10,6 @@ failed are resumed one by one, as RUN/ITEM.
 from __future__ import annotations
 
 import argparse
-import sys
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -81,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
         attempt = submission.next_attempt(one)
         lost = submission.lost_hosts(one) if cluster.profile.scheduler == "slurm" else []
         if lost and not args.json:
-            print(f"gangrun: it keeps off {', '.join(lost)}, which it has lost", file=sys.stderr)
+            inputs.say(f"it keeps off {', '.join(lost)}, which it has lost")
         waits = chains.flags([job for link in links if (job := sent.get(link.run, link.job))])
         flags = (*waits, *submission.keeping_off(one, lost), *args.flags)
         sent[one] = submission.send(one, cluster.name, scheduler_of(cluster.name), flags, attempt)
@@ -116,12 +115,11 @@ def _send_rest(
     """Sends what is left of a sweep; the jobs, joined by colons."""
     from gangrun import sweep_submission, throttling
 
-    slurm = inputs.patient(cluster, partial(print, file=sys.stderr))
+    slurm = inputs.patient(cluster, inputs.say)
     sent: dict[RunDir, str] = {}
     limits = throttling.current(run)
     sweep_submission.send_rest(run, states, limits, cluster.name, slurm, args.flags, needs, sent.__setitem__)
     jobs = list(sent.values())
     if not args.json:
-        what = f"job {jobs[0]}" if len(jobs) == 1 else f"{len(jobs)} jobs, {jobs[0]} to {jobs[-1]},"
-        print(f"{run.run_id}  the rest: {what} on {cluster.name}  {run.dir}", flush=True)
+        print(f"{run.run_id}  the rest: {inputs.named(jobs)} on {cluster.name}  {run.dir}", flush=True)
     return ":".join(jobs)
