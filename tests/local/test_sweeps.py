@@ -43,6 +43,17 @@ def test_a_terminal_shows_how_far_it_is_and_the_report_what_it_came_to(project: 
     assert "<td>  wasted: held, but idle</td>" in page
 
 
+def test_a_terminal_shows_how_far_a_sweep_is_that_was_sent(project: Project) -> None:
+    project.write(FILE, NAPS.replace("[1, 1.5, 2.2, 3]", "[1, 1.2, 2.2]"))
+    terminal = Terminal(["gangrun", "submit", FILE, "--wait"], project.dir, project.environment())
+    assert terminal.done(120) == 0
+    drawn = terminal.shown
+    terminal.close()
+    lines = re.findall(r"[0-3]/3 done[^\x1b]*", drawn)
+    assert any(re.match(r"[01]/3 done, 2 running, \d left", line) for line in lines), drawn
+    assert lines[-1].startswith("3/3 done")
+
+
 def test_steps_of_their_own_are_processes_on_this_machine(project: Project) -> None:
     pool = "[allocation]\ngpus = 1\ncpus = 1\n[pool]\nown_step = true\n"
     project.write(FILE, 'command = ["echo", "{n}"]\n' + pool + "[sweep]\nn = [1, 2]\n")

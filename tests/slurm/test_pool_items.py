@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -89,3 +91,86 @@ def test_steps_whose_agent_or_step_is_killed_and_a_cancel(project: Project, lab:
     run = ended(project, name)
     assert [item["state"] for item in run["items"]] == ["COMPLETED", "CANCELLED"]
     assert wait_for(lambda: not left(lab, run))
+
+
+def test_each_item_has_its_share_of_a_node_for_itself(project: Project) -> None:
+    see = "echo $OMP_NUM_THREADS; python3 -c 'import os; print(*os.sched_getaffinity(0))'; sleep 1"
+    name = submitted(project, "pinned", [see] * 8, "node1,node3", "", "allocation.cpus=2")
+    run = ended(project, name)
+    assert run["state"] == "COMPLETED"
+    found = dict(spans(told(project, name)))
+    seen = {index: printed(run, index) for index in found}
+    assert len(seen) == 8
+    for index, span in found.items():
+        place, threads, cpus = seen[index]
+        assert (place, threads) == (f"{span.node} {span.gpus[0]}", "1")
+        beside = [
+            n
+            for n, other in found.items()
+            if n != index
+            and other.node == span.node
+            and other.started < (span.ended or 0)
+            and span.started < (other.ended or 0)
+        ]
+        assert len(beside) <= 2, "there is room for two, and one that begins when another ends"
+        assert all(found[n].gpus != span.gpus for n in beside)
+        if len(os.sched_getaffinity(0)) >= 2:
+            assert cpus.isdigit(), "a CPU for itself"
+            assert all(seen[n][2] != cpus for n in beside)
+    assert len({(span.node, *span.gpus) for span in found.values()}) == 4
+
+
+def test_how_many_nodes_items_hold_is_changed_while_they_run(project: Project) -> None:
+    gate = "until test -e $GANGRUN_RUN_DIR/../../go; do sleep 0.1; done"
+    name = submitted(project, "nodes", [gate] * 4 + ["sleep 0.5"] * 6, "node1,node3", "", "sweep.max_nodes=1")
+    path = RunDir(Path(running(project, name, 2)["dir"]))
+
+    def nodes(first: int = 0) -> set[str]:
+        return {span.node for index, span in spans(pools.journal(path)) if index >= first}
+
+    assert len(nodes()) == 1
+    assert "2 nodes at once" in project.ok("throttle", name, "2", "--nodes").out
+    running(project, name, 4)
+    assert len(nodes()) == 2
+    project.ok("throttle", name, "1", "--nodes")
+    # The driver reads the limit before it writes down how it does.
+    wait_for(lambda: json.loads((path.pool / "status.json").read_text())["t"] > path.throttle.stat().st_mtime)
+    (path.path / "go").touch()
+    run = ended(project, name)
+    assert (run["state"], run["progress"]["done"]) == ("COMPLETED", 10)
+    last = [span for index, span in spans(told(project, name)) if index >= 6]
+    assert len({span.node for span in last}) == 1
+
+
+def test_a_further_job_does_what_the_time_limit_leaves(project: Project, lab: Lab) -> None:
+    """Two items fill the first job's time, as far as anybody can know; two are left to the second."""
+    project.write(
+        "experiments/further/run.toml",
+        """command = ["sleep", "2"]
+parameters.expected = 0
+[allocation]
+gpus = 2
+cpus = 2
+time = "1m"
+[sweep]
+list = [{ n = 0, expected = 46 }, { n = 1, expected = 46 }, { n = 2, expected = 44.9 }, { n = 3, expected = 44.9 }]
+[pool]
+continue = true
+estimate = "{expected}"
+""",
+    )
+    name = project.ok("submit", "experiments/further/run.toml").out.split()[0]
+    run = ended(project, name, 90)
+    assert (run["state"], run["progress"]["done"]) == ("COMPLETED", 4)
+    fold = told(project, name)
+    first, second = fold.opened
+    assert first["job"] != second["job"]
+    assert run["job"] == second["job"]
+    assert [len(fold.items[index].spans) for index in range(4)] == [1] * 4, "nothing is repeated"
+    began = [fold.items[index].spans[0].started > second["t"] for index in range(4)]
+    assert began == [False, False, True, True]
+    assert (
+        f"2 done, 0 failed, 2 left, which job {second['job']} goes on with"
+        in project.ok("logs", name, "--attempt", "1").out
+    )
+    assert slurm(lab, "squeue", "-h", "-n", name, "-o", "%i %T") == "", "no third job waits"

@@ -85,6 +85,19 @@ def test_no_more_nodes_than_allowed() -> None:
     assert [place.node if place else None for place in taken] == ["n1", "n1", None]
 
 
+def test_nodes_beyond_a_limit_that_was_lowered_are_filled_no_more() -> None:
+    here = places(2, 2)
+    taken = [here.choose(1, 1, set(), set(), pack=False, most_nodes=None) for _ in range(4)]
+    (one, *_) = [place for place in taken if place and place.node == "n1"]
+    here.release(one)
+    assert here.choose(1, 1, set(), set(), pack=False, most_nodes=1) is None
+    (other, *_) = [place for place in taken if place and place.node == "n0"]
+    here.release(other)
+    found = here.choose(1, 1, set(), set(), pack=False, most_nodes=1)
+    assert found is not None
+    assert found.node == "n0"
+
+
 def test_a_torn_line_and_garbage_are_skipped(tmp_path: Path) -> None:
     path = tmp_path / "journal.jsonl"
     path.write_bytes(b'{"t":1,"type":"Opened"}\nnonsense\n[1]\n{"t":2,"type":"Started","item":0}\n{"t":3,"type":"En')

@@ -200,6 +200,8 @@ class Driver:
         code = 128 + self._stopping if self._stopping else 1 if undone else 0
         if self._further and not left:
             walltime.cancel(self._further)
+            self._further = ""
+            self._journal.write("Continued", job="")
         self._journal.write("Closed", code=code, left=left)
         self._journal.flush(now=True)
         self._write_status()

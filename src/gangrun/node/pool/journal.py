@@ -4,8 +4,8 @@ Every line has `t` (seconds since 1970) and `type`:
 
 `Opened` (`job` `attempt` `pid` `engine` `items`) a driver begins · `NodeUp` (`node` `gpus` `cpus`) · `NodeLost` (`node`
 `why`) · `Started` (`item` `try` `node` `gpus` `cpus`) · `Ended` (`item` `try` `code` `seconds` `why` `again`) ·
-`Continued` (`job`) a follow-up job was queued · `Reopened` what
-has failed is to be tried again · `Closed` (`code` `left`) the driver ends.
+`Continued` (`job`) a follow-up job was queued, or with an empty `job` called off · `Reopened` what has failed is to be
+tried again · `Closed` (`code` `left`) the driver ends.
 
 `item` is the item's index, `try` counts its starts from 1. `why` is empty where a process ended by itself, else
 `timeout`, `lost` (with its node or its agent), `stopped` (with the job) or `unstartable`; `again` is there and true

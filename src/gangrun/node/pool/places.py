@@ -69,10 +69,9 @@ class Places:
         `pack` fills one node before the next, which leaves room for wide items; otherwise items spread out.
         """
         best = None
+        allowed = None if most_nodes is None else self._within(most_nodes)
         for node in self.nodes.values():
-            if node.name in closed:
-                continue
-            if most_nodes is not None and not node.held and self.used() >= most_nodes:
+            if node.name in closed or (allowed is not None and node.name not in allowed):
                 continue
             found = node.fits(gpus, cpus)
             if found is None:
@@ -90,6 +89,13 @@ class Places:
         node.free_cpus -= cpus
         node.held += 1
         return place
+
+    def _within(self, most: int) -> set[str]:
+        """The nodes that may take an item. Where more run something, as the limit was lowered, the others only end."""
+        if self.used() < most:
+            return set(self.nodes)
+        held = [node for node in self.nodes.values() if node.held]
+        return {node.name for node in sorted(held, key=lambda node: (-node.held, node.order))[:most]}
 
     def release(self, place: Place) -> None:
         """Gives it back, unless the node is gone."""
