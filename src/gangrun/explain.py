@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from pydantic import BaseModel
@@ -35,11 +35,14 @@ class Row(NamedTuple):
     """`FILE:LINE`, `--set`, `profile NAME (FILE:LINE)`, `placement`, `launcher NAME`, `default`, or other words."""
 
 
-def explain(experiment: Experiment, cluster: Cluster, plan: Plan) -> list[Row]:
-    """Every effective value of the allocation, the environment, the setup and each role, with where it comes from."""
+def explain(experiment: Experiment, cluster: Cluster, plan: Plan, replicas: Sequence[Replica]) -> list[Row]:
+    """Every effective value of the allocation, the environment, the setup and each role, with where it comes from.
+
+    `replicas` are the plan's, or those of one item where it is the plan of a job around many.
+    """
     allocation, _ = effective_allocation(experiment, cluster)
     first: dict[str, Replica] = {}
-    for replica in plan.replicas:
+    for replica in replicas:
         first.setdefault(replica.role, replica)
     roles = effective_roles(experiment, cluster, allocation, [])
     return [

@@ -122,7 +122,7 @@ def test_any_file(project: Path, changes: list[tuple[tuple[Any, ...], Any]]) -> 
         assert all(problem.what and problem.file == str(file) for problem in problems)
         assert all(problem.key or problem.line for problem in problems)
         return
-    as_data(plan, explain(experiment, cluster, plan))
+    as_data(plan, explain(experiment, cluster, plan, plan.replicas))
     draw(plan, 80)
     try:
         script = render(plan, "e_s_1", str(project / "out"))

@@ -12,6 +12,7 @@ from gangrun.explain import Row, explain
 from gangrun.resolve import resolve
 from gangrun.spec.load import load
 from gangrun.spec.profile import load_cluster
+from gangrun.sweeps import plan_sweep
 
 Write = Callable[..., Path]
 
@@ -68,7 +69,8 @@ def rows(write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Calla
         experiment = load(write(spec), overrides)
         chosen = load_cluster(cluster, tmp_path, {})
         found: dict[str, list[Row]] = {}
-        for row in explain(experiment, chosen, resolve(experiment, chosen)):
+        plan = resolve(experiment, chosen)
+        for row in explain(experiment, chosen, plan, plan.replicas):
             clean = Row(row.key, row.value, row.source.replace(f"{tmp_path}/", ""))
             found.setdefault(row.key, []).append(clean)
         return found
@@ -154,12 +156,23 @@ def test_the_environment_is_the_one_of_the_plan(write: Write) -> None:
     experiment = load(write(text, "exp/step.toml"))
     cluster = load_cluster("site", Path(), {})
     plan = resolve(experiment, cluster)
-    found = {row.key: row for row in explain(experiment, cluster, plan)}
+    found = {row.key: row for row in explain(experiment, cluster, plan, plan.replicas)}
     assert [f"env.{name}" for name, _ in plan.env] == [key for key in found if key.startswith("env.")]
     assert found["env.PYTHONFAULTHANDLER"].source == "exp/step.toml:2"
     assert found["env.NCCL_DEBUG"].source == "profile site (clusters/site.toml:1)"
     assert found["env.WANDB_ENTITY"].source == "exp/step.toml:3"
     assert found["env.CONFIG"] == ("env.CONFIG", "lr=0.1 model.depth=4", "exp/step.toml:4")
+
+
+@pytest.mark.parametrize(("name", "more"), [("local", ""), ("slurm", ""), ("slurm", "[pool]\n")])
+def test_the_roles_of_a_sweep_are_those_of_its_items(write: Write, name: str, more: str) -> None:
+    text = f"[roles.eval]\ncommand = ['x', '{{lr}}']\n[allocation]\ncpus = 2\n{more}[sweep]\nlr = [1, 2]\n"
+    experiment, cluster = load(write(text, "exp/step.toml")), load_cluster(name, Path(), {})
+    sweep = plan_sweep(experiment, cluster)
+    rows = {row.key: row for row in explain(experiment, cluster, sweep.shown, sweep.items[0].plan.replicas)}
+    assert rows["roles.eval.command"] == ("roles.eval.command", ["x", "{lr}"], "exp/step.toml:2")
+    assert rows["roles.eval.nodes"].source == "placement"
+    assert not [key for key in rows if key.startswith(("roles.main", "roles.agent"))]
 
 
 def test_rows_can_be_json(rows: Callable[..., dict[str, list[Row]]]) -> None:

@@ -18,13 +18,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Draws the plan."""
     from gangrun.explain import explain
-    from gangrun.sweeps import SweepPlan, shown_of
+    from gangrun.sweeps import SweepPlan, plans_of, shown_of
     from gangrun.views import plan as view
     from gangrun.views import planned_items, terminal
 
     experiment, cluster, planned = inputs.planned(args.file, args.overrides, args.cluster)
     plan = shown_of(planned)
-    explained = explain(experiment, cluster, plan) if args.explain else None
+    replicas = plans_of(planned)[0].replicas
+    explained = explain(experiment, cluster, plan, replicas) if args.explain else None
     if args.json:
         data = view.as_data(plan, explained)
         if isinstance(planned, SweepPlan):
