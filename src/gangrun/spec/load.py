@@ -158,7 +158,8 @@ def experiment_of(
         values, found = merge(values, found, *_spread(anchored(nested(key, given), Path.cwd()), origins))
     found[()] = Source(str(file))
     _find_files(values, found)
-    values = _settled(values, str(file.absolute().parent))
+    absolute = _without_dots(file)
+    values = _settled(values, str(absolute.parent))
     if values.get("seed") == RANDOM:
         values = {**values, "seed": secrets.randbelow(_SEEDS)}
     spec = validated(Spec, values, found, str(file))
@@ -166,7 +167,6 @@ def experiment_of(
     if seed is None and spec.step is None and (words := tree.seed_problem(file.stem)):
         way_out = "say seed = 0 in the file, or join the name by dashes"
         raise SpecError([Problem("", words, str(file), 0, way_out)])
-    absolute = file.absolute()
     project = project or project_root(absolute.parent)
     return Experiment(
         spec=spec,
@@ -179,6 +179,13 @@ def experiment_of(
         seed=seed,
         venv=idle_venv(project),
     )
+
+
+def _without_dots(file: Path) -> Path:
+    """The absolute path without `..`, which gave the project a second name; kept where a link makes it another."""
+    absolute = file.absolute()
+    plain = Path(os.path.normpath(absolute))
+    return plain if os.path.realpath(plain.parent) == os.path.realpath(absolute.parent) else absolute
 
 
 def idle_venv(project: Path) -> Path | None:

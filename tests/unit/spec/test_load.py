@@ -359,6 +359,18 @@ list = [{ "env.C" = "{file.dir}", kept = "{file.dir}" }]
     assert experiment.values["sweep"]["list"][0]["kept"] == experiment.values["parameters"]["kept"] == "{file.dir}"
 
 
+def test_dots_in_the_name_of_a_file_give_its_project_no_second_name(write: Write, tmp_path: Path) -> None:
+    write("command = ['{file.dir}']\n", "exp/step.toml")
+    (tmp_path / "exp/inner").mkdir()
+    experiment = load(tmp_path / "exp/inner/../../exp/step.toml")
+    assert (experiment.file, experiment.project) == (tmp_path / "exp/step.toml", tmp_path)
+    assert experiment.values["roles"]["main"]["command"] == [f"{tmp_path}/exp"]
+    (tmp_path / "far/away").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("far/away")
+    write("command = ['x']\n", "far/step.toml")
+    assert load(tmp_path / "link/../step.toml").file == tmp_path / "link/../step.toml"
+
+
 def test_the_project_is_the_nearest_folder_that_looks_like_one(tmp_path: Path) -> None:
     (tmp_path / "a/b/c").mkdir(parents=True)
     (tmp_path / "a/pyproject.toml").touch()
