@@ -99,6 +99,17 @@ def test_the_limit_is_shared_by_the_arrays(project: Project, fake_slurm: Fake) -
     assert given(fake, "--dependency")[3:] == ["", "afterany:1003", "afterany:1004"], "one array after another"
 
 
+def test_a_cluster_that_refuses_does_not_keep_what_is_elsewhere_alive(project: Project, fake_slurm: Fake) -> None:
+    fake_slurm(fakes.NotYours)
+    project.env.pop("GANGRUN_CLUSTER")
+    for name, cluster in (("there", "site"), ("here", "local")):
+        project.write(f"experiments/two/{name}.toml", f'cluster = "{cluster}"\ncommand = ["sleep", "600"]\n')
+        project.ok("submit", f"experiments/two/{name}.toml")
+    done = project.gangrun("cancel", "two/there", "two/here")
+    assert (done.code, "Access/permission denied" in done.err) == (1, True), done.err
+    wait_for(lambda: project.run("two/here")["state"] == "CANCELLED")
+
+
 def test_a_check_does_not_speak_of_another_cluster(project: Project, fake_slurm: Fake) -> None:
     fake = fake_slurm()
     (fake.bin / "srun").symlink_to("/bin/true")

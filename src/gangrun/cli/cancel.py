@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from gangrun.cli import inputs
-from gangrun.errors import UsageError
+from gangrun.errors import GangrunError, UsageError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,6 +38,11 @@ def run(args: argparse.Namespace) -> int:
         by_cluster.setdefault(state.scheduler, []).extend(jobs)
         print(f"{state.run}: cancelling " + (f"job {jobs[0]}" if len(jobs) == 1 else f"{len(jobs)} jobs"))
     scheduler_of = inputs.schedulers(project)
+    refused: list[GangrunError] = []
     for cluster, jobs in by_cluster.items():
-        scheduler_of(cluster).cancel(jobs)
-    return 0
+        try:
+            scheduler_of(cluster).cancel(jobs)
+        except GangrunError as error:  # the other clusters are asked all the same
+            refused.append(error)
+            inputs.say(str(error))
+    return refused[0].exit_code if refused else 0
