@@ -216,7 +216,7 @@ def _screen(
                 console.print(Text.from_ansi(paint(line)))
             if (final and counted) or time.monotonic() - drawn > 0.5:
                 drawn = time.monotonic()
-                rows = _rows(run, run.facts(), console.width) if counted is None else _progress(counted())
+                rows = _rows(run, run.facts(), console.width, merged.shows) if counted is None else _progress(counted())
                 live.update(rows, refresh=True)
 
         yield moving
@@ -228,20 +228,21 @@ def _progress(progress: Progress | None) -> Text:
     return Text(progress_line(progress, final=False) if progress else "waiting for the first item", style="bold")
 
 
-def _rows(run: RunDir, facts: AttemptFacts | None, width: int) -> Text:
-    """One line for each replica: name, state, time, last line."""
+def _rows(run: RunDir, facts: AttemptFacts | None, width: int, shows: Callable[[str], bool]) -> Text:
+    """One line for each replica that is asked for: name, state, time, last line."""
     from rich.text import Text
 
-    if facts is None or not facts.of_roles:
+    replicas = [one for one in facts.of_roles.items() if shows(one[0])] if facts else []
+    if facts is None or not replicas:
         return Text("waiting for the first replica", style="dim")
     rows: list[Any] = []
-    for name, replica in list(facts.of_roles.items())[:MOST_ROWS]:
+    for name, replica in replicas[:MOST_ROWS]:
         life = replica.lives[-1] if replica.lives else None
         spent = clock((life.ended or time.time()) - life.started) if life and life.started else ""
         last = (last_lines(run.attempt(facts.number).log(name), 1) or [""])[0]
         text = Text.from_ansi(f"{name:<16} {replica_state(replica):<8} {spent:>9}  {last}")
         text.truncate(width - 1, overflow="ellipsis")
         rows.append(text)
-    if (more := len(facts.of_roles) - MOST_ROWS) > 0:
+    if (more := len(replicas) - MOST_ROWS) > 0:
         rows.append(Text(f"and {more} more", style="dim"))
     return Text("\n").join(rows)

@@ -81,13 +81,13 @@ class Merged:
         for number in self._attempts():
             attempt = self.run.attempt(number)
             for name in attempt.replica_logs():
-                if self._wanted(name):
+                if self.shows(name):
                     yield name, attempt.log(name)
             yield from self._steps(attempt)
 
     def _steps(self, attempt: AttemptDir) -> Iterator[tuple[str, Path]]:
         names = attempt.replica_logs()
-        yield from ((f"{name} srun", attempt.step_log(name)) for name in names if self._wanted(name))
+        yield from ((f"{name} srun", attempt.step_log(name)) for name in names if self.shows(name))
 
     def _attempts(self) -> list[int]:
         if self.attempt is not None:
@@ -99,7 +99,8 @@ class Merged:
     def _read(self) -> set[str]:
         return {str(Path(path).parent) for path in self.tails}
 
-    def _wanted(self, name: str) -> bool:
+    def shows(self, name: str) -> bool:
+        """Whether this replica is among those that are asked for."""
         return self.role in (name, name.rpartition(".")[0]) if self.role else not is_own(name)
 
 

@@ -14,6 +14,14 @@ from gangrun.spec import toml
 _TOP = ("trainer", "orchestrator", "inference")
 """The order of panes in an RL run; other roles follow as they are written."""
 
+_LOOK = {
+    "remain-on-exit": "on",
+    "pane-border-status": "top",
+    "pane-border-format": " #{pane_title} ",
+    "allow-rename": "off",
+}
+"""Of the window with the logs."""
+
 
 def open_session(run: RunDir, project: Path) -> str:
     """Makes the session, unless it is there, and returns its name. Raises UsageError without tmux."""
@@ -27,11 +35,11 @@ def open_session(run: RunDir, project: Path) -> str:
         follow = shlex.join(_logs(run, role))
         place = ["-c", str(project), "-P", "-F", "#{pane_id}"]
         if not pane:
-            pane = _made("new-window", "-d", "-t", f"={session}:", "-n", "Logs", *place, follow)
-            _made("set-option", "-w", "-t", window, "remain-on-exit", "on")
-            _made("set-option", "-w", "-t", window, "pane-border-status", "top")
-            _made("set-option", "-w", "-t", window, "pane-border-format", " #{pane_title} ")
-            _made("set-option", "-w", "-t", window, "allow-rename", "off")
+            new = ("new-window", "-d", "-t", f"={session}:", "-n", "Logs", *place, follow)
+            # In one call: the logs of a run that has ended are shown at once, and would take the window along.
+            pane = _made(
+                *new, *(word for pair in _LOOK.items() for word in (";", "set-option", "-w", "-t", window, *pair))
+            )
         else:
             pane = _made("split-window", "-d", "-t", pane, *place, follow)
             _made("select-layout", "-t", window, "even-vertical")  # at once, or there is no room for the next
