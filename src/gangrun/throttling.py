@@ -7,7 +7,7 @@ start from.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -65,7 +65,8 @@ def apply(run: RunDir, mode: str, states: Sequence[ItemState], limits: Limits, s
     nodes = nodes_of(run)
     if mode == "array":
         return slurm.update(_arrays(run, limits, max(nodes.values(), default=1)))
-    return slurm.update(_jobs(states, limits, nodes))
+    needs = slurm.needs([one.job for one in states if one.state == State.PENDING])
+    return slurm.update(_jobs(states, limits, nodes, needs))
 
 
 def nodes_of(run: RunDir) -> dict[str, int]:
@@ -85,7 +86,9 @@ def _arrays(run: RunDir, limits: Limits, nodes: int) -> list[list[str]]:
     return [scontrol.throttle(job, max(share + (number < rest), 1)) for number, job in enumerate(jobs)]
 
 
-def _jobs(states: Sequence[ItemState], limits: Limits, nodes: dict[str, int]) -> list[list[str]]:
+def _jobs(
+    states: Sequence[ItemState], limits: Limits, nodes: dict[str, int], needs: Mapping[str, Sequence[str]]
+) -> list[list[str]]:
     """Deals what waits out to lanes anew, behind what runs."""
     lanes: Lanes[str] = Lanes(limits.items or None, limits.nodes or None)
     changes = []
@@ -93,6 +96,6 @@ def _jobs(states: Sequence[ItemState], limits: Limits, nodes: dict[str, int]) ->
     for one in sorted(alive, key=lambda one: (one.state == State.PENDING, -(one.estimate or 0.0), one.index)):
         after = lanes.next(nodes.get(one.name, 1), one.estimate)
         if one.state == State.PENDING:
-            changes.append(scontrol.depend(one.job, after))
+            changes.append(scontrol.depend(one.job, after, needs.get(one.job, ())))
         lanes.put(one.job)
     return changes

@@ -109,6 +109,7 @@ class FakeSlurm:
                 "reason": "Priority", "nodes": "", "code": 0, "signal": 0, "restarts": 0, "submitted": time.time(),
                 "started": None, "ended": None, "limit": "1:00:00", "partition": option(flags, "--partition") or "gpu",
                 "user": os.getuid(), "tasks": option(flags, "--array"), "forgotten": False, "visible": 0,
+                "dependency": option(flags, "--dependency"),
             }  # fmt: skip
             jobs.append(job)
         return job
@@ -138,6 +139,7 @@ class FakeSlurm:
                 "SubmitTime": moment(job["submitted"]), "StartTime": moment(job["started"]),
                 "EndTime": moment(job["ended"]), "TimeLimit": job["limit"], "Partition": job["partition"],
                 "NodeList": job["nodes"], "Reason": job["reason"], "Name": job["name"],
+                "Dependency": job["dependency"] or "(null)",
             }  # fmt: skip
 
     @contextmanager

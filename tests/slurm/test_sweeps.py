@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,13 @@ x = [1, 2, 3, 4]
 max_parallel = 2
 """
 MODES = pytest.mark.parametrize("mode", ["jobs", "array"])
+
+
+def listed(lab: Lab, job: str) -> str:
+    """What a job waits for, as Slurm says."""
+    words = ["squeue", "-h", "-j", job, "-O", "Dependency:200"]
+    said = subprocess.run(words, env=lab.env(), capture_output=True, text=True, timeout=60, check=True).stdout
+    return said.replace("(unfulfilled)", "").strip()
 
 
 @MODES
@@ -71,3 +79,16 @@ def test_throttled_and_cancelled_in_the_middle(project: Project, lab: Lab, mode:
     wait_for(lambda: project.run()["state"] == "CANCELLED", 60)
     assert {one["state"] for one in project.run()["items"]} == {"CANCELLED"}
     wait_for(lambda: not marked(*(f"GANGRUN_RUN_DIR={run['dir']}/items/x={number}" for number in range(1, 5))), 30)
+
+
+def test_a_throttle_keeps_what_items_wait_for(project: Project, lab: Lab) -> None:
+    project.write("experiments/sweep/first.toml", 'command = ["sleep", "300"]\n[allocation]\ncpus = 1\nmem = "100M"\n')
+    first = project.ok("submit", "experiments/sweep/first.toml").out.split()[0]
+    project.write("experiments/sweep/later.toml", 'needs = "first"\n' + SWEEP)
+    later = project.ok("submit", "experiments/sweep/later.toml", "--set", "sweep.max_parallel=1").out.split()[0]
+    project.ok("throttle", later, "2")
+    on = {job: listed(lab, job).split(",") for job in (one["job"] for one in project.run(later)["items"])}
+    job = project.run(first)["job"]
+    assert all(f"afterok:{job}" in waits for waits in on.values()), on
+    assert sorted(len(waits) for waits in on.values()) == [1, 1, 2, 2], "two lanes"
+    project.ok("cancel", later, first)

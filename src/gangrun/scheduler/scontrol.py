@@ -63,6 +63,8 @@ def throttle(array: str, most: int) -> list[str]:
     return ["scontrol", "update", f"JobId={array}", f"ArrayTaskThrottle={most}"]
 
 
-def depend(job: str, on: Sequence[str]) -> list[str]:
-    """The job starts when all of these have ended, however they did; at once where there are none."""
-    return ["scontrol", "update", f"JobId={job}", f"Dependency={'afterany:' + ':'.join(on) if on else ''}"]
+def depend(job: str, on: Sequence[str], needs: Sequence[str] = ()) -> list[str]:
+    """The job starts when all of these have ended, however they did, and what it `needs` has come, in Slurm's words; at
+    once where there is neither."""
+    waits = [*needs, *([f"afterany:{':'.join(on)}"] if on else [])]
+    return ["scontrol", "update", f"JobId={job}", f"Dependency={','.join(waits)}"]

@@ -138,6 +138,13 @@ class Slurm:
         """How many jobs and tasks of an array this cluster takes. Raises as `read` does."""
         return scontrol.limits(self.read(scontrol.CONFIG))
 
+    def needs(self, jobs: Sequence[str]) -> Mapping[str, Sequence[str]]:
+        """What each of these jobs still waits for beyond the mere end of others. Raises as `read` does."""
+        found: dict[str, Sequence[str]] = {}
+        for part in batches(jobs):
+            found |= squeue.needs(self.read(squeue.needs_of(part)))
+        return found
+
     def update(self, changes: Iterable[Sequence[str]]) -> list[str]:
         """Makes these changes of waiting jobs, one after another, and gives what Slurm said against single ones, which
         may have begun or ended meanwhile. Raises Unreachable or ProgramMissing."""

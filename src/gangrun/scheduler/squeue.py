@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 
 from gangrun.scheduler.model import FINAL_STATES, Status
@@ -14,6 +15,8 @@ _FIELDS = (
     "JobArrayID", "JobID", "State", "exit_code", "RestartCnt", "SubmitTime", "StartTime", "EndTime", "TimeLimit",
     "Partition", "NodeList", "Reason", "Name",
 )  # fmt: skip
+_REMARK = re.compile(r"\([^)]*\)")
+"""`(unfulfilled)` and the like."""
 FORMAT = ",".join(f"{field}:|" for field in _FIELDS)
 
 
@@ -29,6 +32,21 @@ def by_name(names: Sequence[str], user: int) -> list[str]:
 
 def _listing() -> list[str]:
     return ["squeue", "--noheader", "--array", "--states=all", f"--Format={FORMAT}"]
+
+
+def needs_of(jobs: Sequence[str]) -> list[str]:
+    """What these jobs still wait for, to be read by `needs`."""
+    return ["squeue", "--noheader", f"--jobs={','.join(jobs)}", "--Format=JobID:|,Dependency:|"]
+
+
+def needs(text: str) -> dict[str, list[str]]:
+    """By job the conditions under which it may start, such as `afterok:12`, without the mere end of other jobs."""
+    found = {}
+    for line in text.splitlines():
+        job, _, rest = line.partition("|")
+        waits = [_REMARK.sub("", word).strip() for word in blank(rest.strip().removesuffix("|")).split(",")]
+        found[job.strip()] = [word for word in waits if word and not word.startswith("afterany:")]
+    return found
 
 
 def rows(text: str) -> Iterator[Row]:

@@ -142,3 +142,9 @@ def test_the_newest_job_under_a_name_wins_by_number_not_by_text() -> None:
     line = "{0}|{0}|{1}|0:0|0|N/A|N/A|N/A|1:00|gpu|n1|None|run|\n"
     found = newest(squeue.rows(line.format(10, "RUNNING") + line.format(9, "FAILED")), ["run"])
     assert found["run"].job == "10"
+
+
+def test_what_jobs_need_is_told_from_whose_end_they_wait_for() -> None:
+    waits = ["(null)", "afterany:9(unfulfilled)", "afterok:5_*(unfulfilled),afterany:13(unfulfilled)", "singleton"]
+    printed = "".join(f"{job}|{words}|\n" for job, words in enumerate(waits, 12))
+    assert squeue.needs(printed) == {"12": [], "13": [], "14": ["afterok:5_*"], "15": ["singleton"]}
