@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Iterator, List, Mapping
+from typing import Dict, Iterator, List, Mapping, Tuple
 
 QUIET = 600.0
 """Seconds without a line after which a log gets one."""
@@ -93,16 +93,22 @@ def describe(file: Path) -> None:
     new.replace(file)
 
 
-def stamp(logs: Path, quiet: float, now: float) -> None:
-    """Tells the time in every log of a replica that has been quiet for so long."""
+def stamp(logs: Path, quiet: float, now: float, told: Dict[str, Tuple[int, float]]) -> None:
+    """Tells the time in every log of a replica that has been quiet for so long, and again after as long a time.
+
+    `told` holds the size of each log after the last such line and since when it has been quiet, from call to call.
+    """
     for log in logs.glob("*.log"):
         if log.name.startswith("_") or log.name.endswith(".step.log"):
             continue
-        silent = now - log.stat().st_mtime
-        if silent >= quiet:
+        found = log.stat()
+        if now - found.st_mtime >= quiet:
+            size, since = told.get(log.name, (0, 0.0))
+            since = since if size == found.st_size else found.st_mtime
             at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(now))
             with log.open("a") as file:
-                file.write(f"gangrun: it is {at}, nothing for {silent / 60:.0f} min\n")
+                file.write(f"gangrun: it is {at}, nothing for {(now - since) / 60:.0f} min\n")
+            told[log.name] = log.stat().st_size, since
 
 
 def main(argv: List[str]) -> None:
@@ -114,10 +120,11 @@ def main(argv: List[str]) -> None:
         describe(attempt / "nodes" / f"{node}.txt")
     except OSError as error:
         sys.stderr.write(f"this node is not described: {error}\n")
+    told: Dict[str, Tuple[int, float]] = {}
     while node == 0:
         time.sleep(min(quiet / 10, 30))
         try:
-            stamp(attempt / "logs", quiet, time.time())
+            stamp(attempt / "logs", quiet, time.time(), told)
         except OSError as error:  # a full disk, or a log that has just gone
             sys.stderr.write(f"{error}\n")
 

@@ -34,19 +34,32 @@ def test_no_secret_is_written_down() -> None:
     assert len(lines) == len(given) - 1
 
 
+def last_line(now: float, minutes: int) -> str:
+    at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(now))
+    return f"gangrun: it is {at}, nothing for {minutes} min\n"
+
+
 def test_a_log_that_stays_quiet_tells_the_time(tmp_path: Path) -> None:
     now = time.time()
     for name, age in (("main.0", 700), ("main.1", 5), ("main.0.step", 700), ("_monitor.0", 700)):
         log = tmp_path / f"{name}.log"
         log.write_text("working\n")
         os.utime(log, (now - age, now - age))
-    trace.stamp(tmp_path, 600, now)
+    told: dict[str, tuple[int, float]] = {}
+    trace.stamp(tmp_path, 600, now, told)
     assert (tmp_path / "main.0.log").read_text().endswith("nothing for 12 min\n")
     for name in ("main.1", "main.0.step", "_monitor.0"):
         assert (tmp_path / f"{name}.log").read_text() == "working\n"
     before = (tmp_path / "main.0.log").read_text()
-    trace.stamp(tmp_path, 600, now)
+    trace.stamp(tmp_path, 600, now, told)
     assert (tmp_path / "main.0.log").read_text() == before, "its own line counts as one"
+    trace.stamp(tmp_path, 600, now + 660, told)
+    assert (tmp_path / "main.0.log").read_text().endswith("nothing for 23 min\n"), "but not as word of the program"
+    with (tmp_path / "main.0.log").open("a") as log:
+        log.write("working\n")
+    os.utime(tmp_path / "main.0.log", (now + 700, now + 700))
+    trace.stamp(tmp_path, 600, now + 1300, told)
+    assert (tmp_path / "main.0.log").read_text().endswith("working\n" + last_line(now + 1300, 10))
 
 
 def test_it_runs_on_a_node_that_has_nothing(tmp_path: Path) -> None:
