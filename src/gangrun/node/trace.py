@@ -103,7 +103,7 @@ def stamp(logs: Path, quiet: float, now: float, told: Dict[str, Tuple[int, float
             continue
         found = log.stat()
         if now - found.st_mtime >= quiet:
-            size, since = told.get(log.name, (0, 0.0))
+            size, since = told.get(log.name, (-1, 0.0))
             since = since if size == found.st_size else found.st_mtime
             at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(now))
             with log.open("a") as file:
