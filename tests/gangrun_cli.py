@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -91,6 +92,10 @@ class Project:
     def __exit__(self, *_: object) -> None:
         for one in self.started:
             one.kill()
+        # A test that fails in the middle leaves runs that nobody ends; their scripts end with their programs.
+        for line in marked(f"GANGRUN_RUN_DIR={self.dir}/", whole=False):
+            with suppress(ProcessLookupError):
+                os.kill(int(line.partition(":")[0]), signal.SIGKILL)
 
     def write(self, name: str, text: str | bytes) -> Path:
         """Writes a file, its folders included."""
@@ -157,8 +162,9 @@ def wait_for(what: Callable[[], T], limit: float = 30, every: float = 0.1) -> T:
     return value
 
 
-def marked(*marks: str) -> list[str]:
-    """Processes on this machine, in whatever namespace, with one of these texts in their environment."""
+def marked(*marks: str, whole: bool = True) -> list[str]:
+    """Processes on this machine, in whatever namespace, with one of these texts in their environment, as a whole entry
+    of it or as the beginning of one."""
     found = []
     for folder in Path("/proc").iterdir():
         if not folder.name.isdigit():
@@ -168,7 +174,7 @@ def marked(*marks: str) -> list[str]:
             command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")
         except OSError:
             continue
-        if any(mark in environment for mark in marks):
+        if any(mark == entry or (not whole and entry.startswith(mark)) for entry in environment for mark in marks):
             found.append(f"{folder.name}: {command}")
     return found
 
