@@ -74,3 +74,24 @@ gpus = 1
     ]
     wait_for(lambda: not marked(f"GANGRUN_RUN_DIR={Path(run['dir'])}"))
     assert "_monitor" not in project.ok("logs").out
+
+
+def test_debug_tells_more_about_every_node(project: Project) -> None:
+    described = "cd {run.dir}/attempts/001; until [[ -e nodes/0.txt && -e nodes/1.txt ]]; do sleep 0.1; done"
+    text = sh(f"{described}; echo faults=$PYTHONFAULTHANDLER")
+    text += "debug = true\nlauncher = 'srun'\ntasks = 2\nsetup = ['echo ready']\nenv = { API_KEY = 'of mine' }\n"
+    project.write(FILE, text + "[allocation]\nnodes = 2\ngpus = 2\ncpus = 2\n")
+    done = project.gangrun("submit", FILE, "--wait")
+    assert done.code == 0, done.out + done.err
+    run = project.run()
+    folder = Path(run["dir"])
+    log = (folder / "attempts/001/logs/main.0.log").read_text()
+    assert log.count("faults=1") == 4
+    for rank in range(4):
+        where = f"rank {rank} of 4 (local rank {rank % 2}) on {run['hosts'][rank // 2]}, GPUs 0,1, CPUs any, pid "
+        assert f"gangrun: main.0 {where}" in log
+    assert re.search(r"^\+ \d\d:\d\d:\d\d echo ready$", (folder / "job.log").read_text(), re.MULTILINE)
+    for node, host in enumerate(run["hosts"]):
+        text = (folder / f"attempts/001/nodes/{node}.txt").read_text()
+        assert f"SLURMD_NODENAME='{host}'" in text
+        assert "of mine" not in text
