@@ -202,6 +202,25 @@ def test_a_torn_journal_and_a_further_attempt(pool: Pool) -> None:
     assert [event["attempt"] for event in pool.events("Opened")] == ["001", "002"]
 
 
+@pytest.mark.parametrize("fruitless", [1, 2])
+def test_jobs_in_which_nothing_ends_are_not_queued_without_end(pool: Pool, tmp_path: Path, fruitless: int) -> None:
+    pool.write([bash("long", "sleep 300")], **{"continue": True})
+    for name, text in (("squeue", "echo 0:40"), ("sbatch", f"echo 8; echo queued >>{tmp_path}/queued")):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    earlier = [{"t": n, "type": "Opened", "job": n, "attempt": f"00{n}"} for n in range(1, fruitless + 1)]
+    (pool.dir / "pool").mkdir()
+    (pool.dir / "pool" / "journal.jsonl").write_text("".join(json.dumps(one) + "\n" for one in earlier))
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    driver = pool.drive(GANGRUN_ATTEMPT=f"00{fruitless + 1}", SLURM_JOB_ID="7", PATH=path)
+    pool.work()
+    assert driver.stdout
+    words = "job 8 will go on" if fruitless == 1 else "no item came to its end in 3 jobs in a row"
+    while words not in (line := driver.stdout.readline()):
+        assert line, "it ended"
+    assert (tmp_path / "queued").exists() is (fruitless == 1)
+
+
 def test_an_asked_driver_ends_all_gently_and_leaves_the_rest_for_later(pool: Pool) -> None:
     pool.write(
         [

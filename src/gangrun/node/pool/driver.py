@@ -32,6 +32,8 @@ PATIENCE = 180.0
 """Seconds without any node after which there is no hope."""
 MARGIN = 15.0
 """Seconds before the job's end in which no item is expected to end any more."""
+FRUITLESS = 3
+"""Jobs in a row in which no item came to its end, after which no further one is queued."""
 _EVERY = 1.0
 """Seconds between two looks at the throttle and two writings of the status."""
 
@@ -101,6 +103,7 @@ class Driver:
         self._late: list[Item] = []
         """What could not end in time any more."""
         self._counts = {state: len(self._items.in_state(state)) for state in ("waiting", "done", "failed")}
+        self._ended_before = self._counts["done"] + self._counts["failed"]
         self._most = settings.get("max_parallel")
         self._most_nodes = settings.get("max_nodes")
         self._throttle: float | None = None
@@ -458,6 +461,12 @@ class Driver:
         expected = self._expected_end()
         close = self._end - time.time() < MARGIN + 60
         if not (self._late or close or (expected is not None and expected > self._end - MARGIN)):
+            return
+        before = [one for one in self._journal.known.fruitless if one != os.environ.get("GANGRUN_ATTEMPT")]
+        if len(before) >= FRUITLESS - 1 and self._counts["done"] + self._counts["failed"] == self._ended_before:
+            if close:
+                self._refused = True
+                self._say(f"no further job is queued: no item came to its end in {len(before) + 1} jobs in a row")
             return
         try:
             self._further = walltime.queue_further_job(str(self._run / "script.sh"), self._settings.get("flags", []))

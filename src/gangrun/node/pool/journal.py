@@ -72,6 +72,8 @@ class Fold:
     """By name, the last `NodeUp`; those lost since are left out."""
     continued: str = ""
     """Id of the follow-up job that the present driver queued."""
+    fruitless: list[str] = field(default_factory=list)
+    """Attempts in a row, up to the present one, in which no item has come to its end."""
     closed: dict[str, Any] | None = None
     """The last event, where the last driver ended in order."""
 
@@ -86,9 +88,12 @@ class Fold:
                 span = self.items[event["item"]].spans[-1]
                 span.ended, span.code, span.seconds = event["t"], event["code"], event["seconds"]
                 span.why, span.again = event.get("why", ""), event.get("again", False)
+                if not span.again:
+                    self.fruitless = []
             elif kind == "Opened":
                 self.opened.append(event)
                 self.nodes, self.continued, self.closed = {}, "", None
+                self.fruitless = list(dict.fromkeys([*self.fruitless, event.get("attempt", "")]))
             elif kind == "NodeUp":
                 self.nodes[event["node"]] = event
             elif kind == "NodeLost":
