@@ -112,8 +112,11 @@ class Project:
     def environment(self, **more: str) -> dict[str, str]:
         """The environment that commands get: nothing of a cluster or an environment around these tests."""
         kept = {name: value for name, value in os.environ.items() if not name.startswith(_NOT_OURS)}
+        home = self.dir.with_name(f"{self.dir.name}.home")  # not one's own, whose .bashrc a shell would run
+        home.mkdir(exist_ok=True)
         path = f"{PROGRAMS}{os.pathsep}{kept['PATH']}"
-        return {**kept, "PATH": path, "XDG_CONFIG_HOME": str(self.dir / ".config"), **self.env, **more}
+        ours = {"PATH": path, "HOME": str(home), "XDG_CONFIG_HOME": f"{home}/.config"}
+        return {**kept, **ours, **self.env, **more}
 
     def spawn(self, *argv: str, env: dict[str, str] | None = None) -> Started:
         """Any command, in the background."""
