@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from tests.terminal import Terminal
+
 T = TypeVar("T")
 
 REPOSITORY = Path(__file__).parents[1]
@@ -84,7 +86,7 @@ class Project:
     dir: Path
     env: dict[str, str] = field(default_factory=dict)
     """Beyond the environment of these tests."""
-    started: list[Started] = field(default_factory=list)
+    started: list[Started | Terminal] = field(default_factory=list)
 
     def __enter__(self) -> Project:
         return self
@@ -120,8 +122,15 @@ class Project:
 
     def spawn(self, *argv: str, env: dict[str, str] | None = None) -> Started:
         """Any command, in the background."""
-        self.started.append(Started(argv, self.dir, self.environment(**env or {})))
-        return self.started[-1]
+        one = Started(argv, self.dir, self.environment(**env or {}))
+        self.started.append(one)
+        return one
+
+    def terminal(self, *argv: str, env: dict[str, str] | None = None) -> Terminal:
+        """Any command, on a terminal of its own."""
+        one = Terminal(argv, self.dir, self.environment(**env or {}))
+        self.started.append(one)
+        return one
 
     def start(self, *words: str, env: dict[str, str] | None = None) -> Started:
         """`gangrun WORDS…` in the background."""

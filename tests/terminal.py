@@ -52,12 +52,14 @@ class Terminal:
             pass  # what it said last
         return code
 
-    def close(self) -> None:
+    def kill(self) -> None:
         """Ends it if it has not ended."""
         if self.process.poll() is None:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
-        os.close(self._ours)
+        if self._ours >= 0:
+            os.close(self._ours)  # which hangs up whatever it leaves
+            self._ours = -1
 
     def _read(self, limit: float) -> bool:
         ready, _, _ = select.select([self._ours], [], [], limit)

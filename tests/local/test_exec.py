@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from tests.gangrun_cli import Project, marked, sh, wait_for
-from tests.terminal import Terminal
 
 FILE = "exp/long.toml"
 TWO = f"""
@@ -38,12 +37,11 @@ def test_a_command_runs_as_the_program_does(project: Project) -> None:
     assert "there is no command" in project.gangrun("exec").err
     assert "a shell needs a terminal" in project.gangrun("shell", "--role", "train").err
 
-    terminal = Terminal(["gangrun", "shell", "--role", "train"], project.dir, project.environment())
+    terminal = project.terminal("gangrun", "shell", "--role", "train")
     terminal.type("tty; echo I am $((40 + 2)) in $PWD; sleep 500 &\n")
     assert "/dev/pts/" in terminal.see("I am 42 in /usr")
     terminal.type("exit 9\n")
     assert terminal.done() == 9
-    terminal.close()
 
     run = project.run()["dir"]
     assert [line for line in marked(f"GANGRUN_RUN_DIR={run}") if "sleep 500" in line]

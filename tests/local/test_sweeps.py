@@ -6,7 +6,6 @@ import re
 from pathlib import Path
 
 from tests.gangrun_cli import Project, wait_for
-from tests.terminal import Terminal
 
 FILE = "experiments/sweep/naps.toml"
 NAPS = """\
@@ -22,10 +21,9 @@ nap = [1, 1.5, 2.2, 3]
 
 def test_a_terminal_shows_how_far_it_is_and_the_report_what_it_came_to(project: Project) -> None:
     project.write(FILE, NAPS)
-    terminal = Terminal(["gangrun", "run", FILE], project.dir, project.environment())
+    terminal = project.terminal("gangrun", "run", FILE)
     assert terminal.done(120) == 1, "an item failed"
     drawn = terminal.shown
-    terminal.close()
     lines = re.findall(r"[0-4]/4 done[^\x1b]*", drawn)
     assert any(re.search(r"2 running, \d left, ends in \ds, GPUs used", line) for line in lines), drawn
     assert lines[-1].startswith("3/4 done, 1 failed")
@@ -45,10 +43,9 @@ def test_a_terminal_shows_how_far_it_is_and_the_report_what_it_came_to(project: 
 
 def test_a_terminal_shows_how_far_a_sweep_is_that_was_sent(project: Project) -> None:
     project.write(FILE, NAPS.replace("[1, 1.5, 2.2, 3]", "[1, 1.2, 2.2]"))
-    terminal = Terminal(["gangrun", "submit", FILE, "--wait"], project.dir, project.environment())
+    terminal = project.terminal("gangrun", "submit", FILE, "--wait")
     assert terminal.done(120) == 0
     drawn = terminal.shown
-    terminal.close()
     lines = re.findall(r"[0-3]/3 done[^\x1b]*", drawn)
     assert any(re.match(r"[01]/3 done, 2 running, \d left", line) for line in lines), drawn
     assert lines[-1].startswith("3/3 done")

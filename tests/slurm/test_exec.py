@@ -10,7 +10,6 @@ from gangrun.lab import Lab
 from tests.gangrun_cli import REPOSITORY, Project, marked, sh, wait_for
 from tests.image import built
 from tests.slurm.test_containers import container
-from tests.terminal import Terminal
 
 pytestmark = pytest.mark.slurm
 FILE = "experiments/long/run.toml"
@@ -50,12 +49,11 @@ gpus = 2
     done = project.gangrun("exec", "--role", "train", "--", "sh", "-c", "nvidia-smi -L; exit 7")
     assert (done.code, done.out.count("GPU 0")) == (7, 1)
 
-    terminal = Terminal(["gangrun", "shell", "--role", "serve.1"], project.dir, project.environment())
+    terminal = project.terminal("gangrun", "shell", "--role", "serve.1")
     terminal.type(f"tty; {WHERE}\n")
     assert "/dev/pts/" in terminal.see(f"{second} of job {run['job']} as serve.1")
     terminal.type("exit 9\n")
     assert terminal.done() == 9
-    terminal.close()
     assert project.run()["state"] == "RUNNING", "what runs beside a job does not end it"
     project.ok("cancel", "latest")
     wait_for(lambda: not marked(f"GANGRUN_RUN_DIR={run['dir']}"), 60)
@@ -82,7 +80,7 @@ def test_run_on_the_terminal_of_an_interactive_step(project: Project, lab: Lab) 
     """`srun --pty bash` on a node, and `gangrun run` typed there: on one node, as the step holds no more."""
     project.write(FILE, sh('echo "here is $SLURM_JOB_ID"; until [[ -e go ]]; do sleep 0.1; done') + "[allocation]\n")
     shell = ["srun", "-N1", "-c2", "--mem=1G", "--pty", "bash", "--norc"]
-    terminal = Terminal(shell, project.dir, project.environment())
+    terminal = project.terminal(*shell)
     terminal.type(f"gangrun run {FILE}; echo code=$?\n")
     shown = terminal.see("here is ")
     wait_for(lambda: project.run()["state"] == "RUNNING")
@@ -92,7 +90,6 @@ def test_run_on_the_terminal_of_an_interactive_step(project: Project, lab: Lab) 
     assert "gangrun: stopping, Ctrl-C again kills" in shown
     terminal.type("exit\n")
     assert terminal.done() == 0
-    terminal.close()
     run = project.run()
     assert (run["state"], run["exit_code"]) == ("CANCELLED", 130)
     wait_for(lambda: not marked(f"GANGRUN_RUN_DIR={run['dir']}"))
