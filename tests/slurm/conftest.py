@@ -12,6 +12,16 @@ from gangrun.lab import Lab, packages, processes
 from gangrun.lab.state import BASE, PREFIX
 from tests.gangrun_cli import Project, project_in
 
+HERE = Path(__file__).parent
+LONGEST = ("test_torchft", "test_requeue", "test_ends", "test_pool", "test_faults", "test_training", "test_containers")
+"""Files that take a minute and more: they begin first, or one worker would be at them when all others have ended."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first, all else as it was."""
+    order = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(order)) if item.path.parent == HERE else len(order))
+
 
 @pytest.fixture(scope="session")
 def lab() -> Iterator[Lab]:
