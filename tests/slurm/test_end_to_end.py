@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import pty
 import re
 import signal
 import time
@@ -205,14 +204,20 @@ exit 6''']
 """
 
 
+BOTH_SPEAK = TWO_HOSTS.replace(
+    "for i in $(seq 300); do sleep 0.2; done",
+    "cd {run.dir}; : >here.$RANK; until [[ -e here.0 && -e here.1 ]]; do sleep 0.1; done",
+)
+"""Its ranks end when both have."""
+
+
 def in_allocation(project: Project, line: str) -> Started:
     """A line of shell inside an allocation of two hosts, as typed on the login machine."""
     return project.spawn("salloc", "-N2", "--gres=gpu:2", "--mem=1G", "bash", "-c", line)
 
 
 def test_run_uses_the_allocation_held(project: Project) -> None:
-    both = "cd {run.dir}; : >here.$RANK; until [[ -e here.0 && -e here.1 ]]; do sleep 0.1; done"
-    project.write("experiments/held/run.toml", TWO_HOSTS.replace("for i in $(seq 300); do sleep 0.2; done", both))
+    project.write("experiments/held/run.toml", BOTH_SPEAK)
     done = in_allocation(project, "echo job=$SLURM_JOB_ID; gangrun run experiments/held/run.toml").done(60)
     assert done.code == 6, done.out + done.err
     job = re.search(r"job=(\d+)", done.out)
@@ -280,30 +285,14 @@ def test_a_second_interrupt_ends_the_steps_of_the_allocation_at_once(project: Pr
 
 
 def test_run_in_an_interactive_step(project: Project) -> None:
-    project.write("experiments/held/run.toml", TWO_HOSTS.replace("for i in $(seq 300); do sleep 0.2; done", "true"))
-    pid, terminal = pty.fork()
-    if pid == 0:
-        os.chdir(project.dir)
-        os.execvpe(
-            "srun", ["srun", "-N2", "--gres=gpu:2", "--mem=1G", "--pty", "bash", "--norc"], project.environment()
-        )
-    os.write(terminal, b"gangrun run experiments/held/run.toml; exit $?\n")
-    shown = b""
-    while block := _read(terminal):
-        shown += block
-    os.close(terminal)
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 6, shown
-    text = re.sub(rb"\x1b\[[0-9;?]*[A-Za-z]", b"", shown).decode()
-    assert sorted(re.findall(r"(\d/2) on node\d in \d+ with 0,1", text)) == ["0/2", "1/2"]
+    project.write("experiments/held/run.toml", BOTH_SPEAK)
+    terminal = project.terminal("srun", "-N2", "--gres=gpu:2", "--mem=1G", "--pty", "bash", "--norc")
+    terminal.type("gangrun run experiments/held/run.toml; exit $?\n")
+    assert terminal.done() == 6, terminal.shown
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", terminal.shown)
+    assert sorted(re.findall(r"main\.0 +\| (\d/2) on node\d in \d+ with 0,1", text)) == ["0/2", "1/2"]
     (run,) = project.runs()
     assert (run["state"], run["exit_code"]) == ("FAILED", 6)
-
-
-def _read(terminal: int) -> bytes:
-    try:
-        return os.read(terminal, 65536)
-    except OSError:  # how Linux says that nobody holds the other end any more
-        return b""
 
 
 def left(lab: Lab, run: dict[str, object]) -> list[str]:
