@@ -12,6 +12,7 @@ from gangrun.record.rundir import RunDir
 from gangrun.record.state import Progress, RunState, State
 from gangrun.views.figures import aligned, cut
 
+_FIELDS = tuple(field.name for field in fields(RunState))
 LAST_LINES = 10
 """Lines of a failed replica's log that are shown with it."""
 
@@ -19,7 +20,7 @@ LAST_LINES = 10
 def as_data(state: RunState, facts: AttemptFacts | None = None) -> dict[str, Any]:
     """One run for `--json`: the fields of RunState, and with facts its replicas by name."""
     # asdict() copies every value deeply, which over 10,000 runs took longer than reading them.
-    data = {field.name: getattr(state, field.name) for field in fields(state)}
+    data = {name: getattr(state, name) for name in _FIELDS}
     if state.failed is not None:
         data["failed"] = asdict(state.failed)
     if state.progress is not None:
