@@ -39,7 +39,7 @@ BY_HAND = f"""#!/bin/bash
 #SBATCH --nodes=5 --ntasks-per-node=1 --gres=gpu:1 --cpus-per-task=2 --mem=1G --time=10 --output=/dev/null
 date +%s.%N >$OUT/began
 mapfile -t hosts < <(scontrol show hostnames)
-export TORCHFT_LIGHTHOUSE=http://${{hosts[0]}}:29510 NUM_REPLICA_GROUPS={GROUPS} RUST_LOG=warn OMP_NUM_THREADS=1
+export TORCHFT_LIGHTHOUSE=http://${{hosts[0]}}:29510 NUM_REPLICA_GROUPS={GROUPS} RUST_LOG=warn OMP_NUM_THREADS=2
 start() {{ srun --overlap --mem=0 -N1 -n1 -w "$@" >/dev/null 2>&1 & }}
 start ${{hosts[0]}} torchft_lighthouse --bind '[::]:29510' --min_replicas 2 --quorum_tick_ms 100 \
     --join_timeout_ms 10000 --heartbeat_timeout_ms 2000
@@ -227,7 +227,7 @@ def main() -> None:
             for _ in range(times):
                 bench.whole()
                 rows.append(DEATHS[kind](bench))
-                print(f"  {kind}: {rows[-1][0]:.1f} s, back after {rows[-1][1]:.1f} s, {rows[-1][2]} steps without it")
+                print("  {}: {:.1f} s, back after {:.1f} s, {} steps without it".format(kind, *rows[-1]), flush=True)
             again, back, steps = (statistics.median(row[column] for row in rows) for column in range(3))
             print(f"| {kind} | {again:.1f} s | {back:.1f} s | {steps:g} |", flush=True)
     finally:
