@@ -248,12 +248,14 @@ def wave(bench: Bench, names: Sequence[str]) -> dict[str, Ended]:
 
 
 def measure(bench: Bench, names: Sequence[str], *, at_once: int) -> dict[str, Ended]:
-    """One job for each of the names, so many at once. The loss of a host is met by nobody else."""
+    """One job for each of the names, so many at once. What befalls whole hosts is met by nobody else."""
     total: dict[str, Ended] = {}
-    dark = [name for name in names if WAYS[name].act is _power]
-    others = [name for name in names if WAYS[name].act is not _power]
-    batches = [others[start : start + at_once] for start in range(0, len(others), at_once)]
-    batches += [dark[start : start + at_once] for start in range(0, len(dark), at_once)]
+    alike = [
+        [name for name in names if WAYS[name].act not in (_preempt, _power)],
+        [name for name in names if WAYS[name].act is _preempt],
+        [name for name in names if WAYS[name].act is _power],
+    ]
+    batches = [group[start : start + at_once] for group in alike for start in range(0, len(group), at_once)]
     for batch in batches:
         for name, one in wave(bench, batch).items():
             known = total.setdefault(name, Ended())
