@@ -6,7 +6,6 @@ import bisect
 import json
 import os
 from dataclasses import dataclass, field
-from statistics import median
 from typing import Any, Iterable
 
 from .journal import Fold
@@ -128,8 +127,9 @@ def _item(line: dict[str, Any], offset: int, length: int) -> Item:
 
 def _scale(done: Iterable[Item]) -> float | None:
     """Seconds for one unit of the estimates."""
-    found = [item.seconds / item.estimate for item in done if item.estimate]
-    return median(found) if found else None
+    found = sorted(item.seconds / item.estimate for item in done if item.estimate)
+    # The median; `statistics` would cost every driver 6 ms before its first item.
+    return (found[(len(found) - 1) // 2] + found[len(found) // 2]) / 2 if found else None
 
 
 class _Model:
