@@ -6,13 +6,14 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from gangrun.node.pool.channel import Channel, ChannelError, nonce, proof
 from tests.gangrun_cli import marked, wait_for
 from tests.pool import Pool, alive, bash, item
 
@@ -287,8 +288,18 @@ def test_neither_end_obeys_one_who_does_not_know_the_key(pool: Pool) -> None:
     pool.write([bash("a", "true")])
     driver = pool.drive()
     stranger = pool.work(0, GANGRUN_POOL_KEY="guess")
-    wait_for(lambda: pool.events("Opened"))
-    time.sleep(1)  # nothing can be waited for: nothing is to happen
+    assert stranger.stdout
+    assert stranger.stdout.readline() == "agent: no driver yet (that is not our driver)\n"
+    with socket.create_connection(("127.0.0.1", pool.port)) as connection:
+        channel = Channel(connection)
+        channel.send({"hello": nonce()})
+        channel.flush()
+        (answer,) = wait_for(channel.receive)
+        named = {"agent": "0", "only": None, "host": "n0", "gpus": [], "cpus": 1}
+        channel.send({"proof": proof("agent", answer["hello"]), **named})  # by the key of this process, which has none
+        channel.flush()
+        with pytest.raises(ChannelError, match="closed"):
+            wait_for(channel.receive)
     assert not pool.events("NodeUp")
     stranger.terminate()
     pool.work(1)

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gangrun.errors import InputError, RecordError
+from gangrun.record.links import point
 from gangrun.record.rundir import RunDir
 from gangrun.record.source import git_environment
 from gangrun.record.words import refusal
@@ -160,11 +161,8 @@ def _git(env: Mapping[str, str], where: str, *words: str, failing: bool = False)
 def link(run: RunDir, copy: Copy) -> None:
     """Points from the run to the copy, which is kept as long as the run may need it, and no longer to an earlier one.
     Raises RecordError."""
-    fresh = run.code.with_name(f".{run.code.name}.new")
     try:
-        fresh.unlink(missing_ok=True)
-        fresh.symlink_to(f"../../../{CODE}/{copy.tree}")
-        fresh.rename(run.code)
+        point(run.code, f"../../../{CODE}/{copy.tree}")
     except OSError as error:
         raise refusal("cannot link the copy of the code", str(run.code), error) from error
 

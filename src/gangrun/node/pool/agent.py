@@ -74,15 +74,18 @@ class Agent:
 
     def _find_driver(self) -> Channel | None:
         deadline = time.monotonic() + AGENT_GIVES_UP
-        pause = 0.02
+        pause, told = 0.02, ""
         while not self._stopping and time.monotonic() < deadline:
             connection = connect(self._place.host, self._place.port)
             if connection is not None:
                 channel = Channel(connection)
                 try:
                     self._introduce(channel)
-                except ChannelError:
+                except ChannelError as error:
                     channel.close()
+                    if str(error) != told:
+                        told = str(error)
+                        print(f"agent: no driver yet ({told})", file=sys.stderr, flush=True)
                 else:
                     return channel
             self._wait(pause)
