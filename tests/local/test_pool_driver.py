@@ -8,6 +8,7 @@ import re
 import signal
 import socket
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -220,6 +221,24 @@ def test_jobs_in_which_nothing_ends_are_not_queued_without_end(pool: Pool, tmp_p
     while words not in (line := driver.stdout.readline()):
         assert line, "it ended"
     assert (tmp_path / "queued").exists() is (fruitless == 1)
+
+
+def test_an_item_that_cannot_end_in_time_is_not_even_begun(pool: Pool) -> None:
+    pool.write([bash("long", "true", estimate=100), bash("short", "true", estimate=5)])
+    driver = pool.drive(SLURM_JOB_ID="7", SLURM_JOB_END_TIME=str(int(time.time()) + 60))
+    pool.work()
+    code, out = pool.ended(driver)
+    assert code == 1
+    assert "1 done, 0 failed, 1 left, which could not have ended before the time limit" in out
+    assert [event["item"] for event in pool.events("Started")] == [1]
+
+
+def test_estimates_that_cannot_be_seconds_keep_nothing_from_being_run(pool: Pool) -> None:
+    pool.write([bash(f"i{n}", "sleep 0.1", estimate=1000 + n) for n in range(5)])
+    driver = pool.drive(SLURM_JOB_ID="7", SLURM_JOB_END_TIME=str(int(time.time()) + 60))
+    pool.work(cpus=1)
+    assert pool.ended(driver)[0] == 0
+    assert len(pool.events("Ended")) == 5
 
 
 def test_an_asked_driver_ends_all_gently_and_leaves_the_rest_for_later(pool: Pool) -> None:

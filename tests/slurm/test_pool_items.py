@@ -143,20 +143,20 @@ def test_how_many_nodes_items_hold_is_changed_while_they_run(project: Project) -
 
 
 def test_a_further_job_does_what_the_time_limit_leaves(project: Project, lab: Lab) -> None:
-    """Two items fill the first job's time, as far as anybody can know; two are left to the second."""
+    """When the first two items have ended, the others could not end in this job any more: they are left to the second."""
     project.write(
         "experiments/further/run.toml",
-        """command = ["sleep", "2"]
-parameters.expected = 0
+        """command = ["sleep", "{nap}"]
+parameters.nap = 0
 [allocation]
 gpus = 2
 cpus = 2
 time = "1m"
 [sweep]
-list = [{ n = 0, expected = 46 }, { n = 1, expected = 46 }, { n = 2, expected = 44.9 }, { n = 3, expected = 44.9 }]
+list = [{ n = 0, nap = 10 }, { n = 1, nap = 10 }, { n = 2, nap = 1 }, { n = 3, nap = 1 }]
 [pool]
 continue = true
-estimate = "{expected}"
+estimate = "39 + {nap} / 10"
 """,
     )
     name = project.ok("submit", "experiments/further/run.toml").out.split()[0]

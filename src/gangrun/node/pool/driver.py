@@ -107,8 +107,10 @@ class Driver:
         self._most = settings.get("max_parallel")
         self._most_nodes = settings.get("max_nodes")
         self._throttle: float | None = None
-        self._end = walltime.FAR
-        self._end_known = False
+        self._end = walltime.end_of_job()
+        whole = self._end - MARGIN - time.time()
+        self._in_seconds = any(item.estimate is not None and item.estimate <= whole for item in self._items.all.values())
+        """Whether the estimates may be seconds: if they were, at least one item would fit into the job."""
         self._further = ""
         """The job that was queued to go on."""
         self._refused = False
@@ -331,22 +333,14 @@ class Driver:
         self._say(f"{item.name} needs {item.gpus:g} GPUs and {item.cpus:g} CPUs, which no node has")
         return True
 
-    def _too_late(self, item: Item, queue: list[Item]) -> bool:
+    def _too_late(self, item: Item) -> bool:
         """Puts an item aside that cannot end before the job does."""
-        if self._end == walltime.FAR or self._fits_in_time(item):
+        if time.time() + (item.predicted or 0.0) <= self._end - MARGIN:
             return False
-        if (
-            item.estimate is not None
-            and not self._counts["done"]
-            and not self._running
-            and not any(self._fits_in_time(other) for other in queue)
-        ):
-            return False  # estimates need not be seconds, and none has shown yet what they are
+        if item.estimate is not None and not self._items.evidence and not self._in_seconds:
+            return False  # until items that have ended show what the estimates are
         self._late.append(item)
         return True
-
-    def _fits_in_time(self, item: Item) -> bool:
-        return time.time() + (item.predicted or 0.0) <= self._end - MARGIN
 
     def _start(self, item: Item, place: Place) -> None:
         self._count()
@@ -418,9 +412,6 @@ class Driver:
             return
         self._looked = now
         self._read_throttle()
-        if not self._end_known and self._running:
-            self._end_known = True  # once something runs, as squeue takes its time
-            self._end = walltime.end_of_job()
         self._mind_the_end()
         self._write_status()
 

@@ -72,7 +72,8 @@ class Items:
             if item.state == "running":
                 item.state = "waiting"
                 self.interrupted += 1
-        self._evidence = 0
+        self.evidence = 0
+        """How many had ended well at the last prediction."""
         self.predict()
 
     def line(self, item: Item) -> dict[str, Any]:
@@ -86,7 +87,7 @@ class Items:
 
     def learn(self, done: int) -> bool:
         """Predicts anew when so many that are done are clearly more than at the last time; True if it did."""
-        if done < ENOUGH or done < self._evidence * 1.3:
+        if done < ENOUGH or done < self.evidence * 1.3:
             return False
         self.predict()
         return True
@@ -95,7 +96,7 @@ class Items:
         """Sets how long each waiting item will take: its estimate, in seconds once items have shown their proportion;
         without estimates, by what those that have ended have in common with it."""
         done = self.in_state("done")
-        self._evidence = len(done)
+        self.evidence = len(done)
         waiting = self.in_state("waiting")
         scale = _scale(done)
         model = _Model([item for item in done if item.estimate is None])

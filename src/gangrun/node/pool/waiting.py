@@ -36,19 +36,19 @@ class Waiting:
         places: Places,
         room: Callable[[], bool],
         most_nodes: int | None,
-        out: Callable[[Item, list[Item]], bool],
+        out: Callable[[Item], bool],
         never: Callable[[Item], bool],
     ) -> Iterator[tuple[Item, Place]]:
         """Takes out what can start now, with the room that it takes, as long as there is `room` for one more.
 
-        `out(item, queue)` says that an item is not to be started at all any more, `never` that it fits nowhere.
+        `out` says of an item that it is not to be started at all any more, `never` that it fits nowhere.
         """
         closed: set[str] = set()
         pack = len(self._queues) > 1
         for queue in sorted((queue for queue in self._queues.values() if queue), key=lambda queue: _urgency(queue[-1])):
             while queue and room():
                 item = queue[-1]
-                if out(item, queue):
+                if out(item):
                     queue.pop()
                     continue
                 gpus, cpus = item.needs

@@ -18,14 +18,14 @@ def end_of_job() -> float:
     job = os.environ.get("SLURM_JOB_ID")
     if not job:
         return FAR
-    given = os.environ.get("SLURM_JOB_END_TIME", "")  # since 22.05
-    try:
+    given = os.environ.get("SLURM_JOB_END_TIME", "")
+    if given.isdigit():
+        return float(given)
+    try:  # before 22.05
         left = parse_left(_slurm("squeue", "--noheader", "--jobs", job, "--format", "%L"))
     except SlurmError:
-        left = None
-    if left is not None:
-        return time.time() + left
-    return float(given) if given.isdigit() else FAR
+        return FAR
+    return time.time() + left if left is not None else FAR
 
 
 def parse_left(text: str) -> float | None:
