@@ -420,7 +420,7 @@ def main(words: List[str]) -> None:
     )
     devices: List[List[Any]] = []
     told = ""
-    pause = min(1.0, every)
+    pause = min(0.25, every)
     tick = time.monotonic() + pause
     processes.sample(time.monotonic())
     group.sample(time.monotonic())
