@@ -140,7 +140,7 @@ def _preempt(bench: Bench, run: dict[str, Any]) -> None:
     hosts = ",".join(run["hosts"])
     words = ("--partition=debug", "-N2", "--exclusive", f"--nodelist={hosts}", "--time=1", "--output=/dev/null")
     bench.call("sbatch", *words, "--wrap=true")
-    until(lambda: bench.show(run["run"])["state"] == "PENDING", 60)
+    until(lambda: bench.show(run["run"])["state"] != "RUNNING" or bench.show(run["run"])["attempt"] > 1, 60)
     bench.call("gangrun", "cancel", run["run"])
 
 

@@ -17,8 +17,11 @@ REQUEUE=() GOES_ON=''  # what `requeue` was given; whether the time limit is so 
 
 say() { printf 'gangrun: %s\n' "$*" >&2; }
 
-# By rename, so that nobody ever reads half a file.
-record() { printf '%s\n' "$2" >"$STATUS/$1.new" && mv -f -- "$STATUS/$1.new" "$STATUS/$1"; }
+# By rename, so that nobody ever reads half a file; and whatever signal comes, which would end `mv`.
+record() (
+  trap '' HUP INT TERM USR1 USR2
+  printf '%s\n' "$2" >"$STATUS/$1.new" && exec mv -f -- "$STATUS/$1.new" "$STATUS/$1"
+)
 
 # One line in a replica's diary.
 note() { printf '%(%s)T %s\n' -1 "$2" >>"$STATUS/$1.lives"; }
@@ -303,7 +306,7 @@ finish() {
   local code=$?
   ((BASHPID == $$)) || exit "$code" # a child that is killed between its fork and its exec comes by here, too
   trap - EXIT
-  trap : HUP INT TERM USR1 USR2
+  trap '' HUP INT TERM USR1 USR2 # nor do they end what is called here: Slurm may send them to all of a job, and twice
   set +eu
   [[ $PHASE != setup || -n $CAUSE ]] || { CAUSE="setup $code" && code=$((code ? code : 1)); }
   [[ -z $CAUSE ]] || { say "$CAUSE" && record run.cause "$CAUSE"; }
@@ -346,23 +349,26 @@ stop() {
 # --- beside each program, on its own node ----------------------------------------------------------------------------
 
 # task NAME GPUS CPUS THREADS MASTER_ADDR MASTER_PORT PARTS COMMAND...: one process of a replica, whose `rank`,
-# `local_rank`, `world` and `node_rank` are set. The command runs in front, so that it has the signals and the end that
-# it would have alone.
+# `local_rank`, `world` and `node_rank` are set, and `life` to a word that no other life of it has. The command runs in
+# front, so that it has the signals and the end that it would have alone.
 task() {
   local name=$1 gpus=$2 cpus=$3 threads=$4 address=$5 port=$6 parts=$7
   local status=$GANGRUN_RUN_DIR/attempts/$GANGRUN_ATTEMPT/status
-  local token=$GANGRUN_RUN_NAME/$GANGRUN_JOB/$GANGRUN_ATTEMPT/$1/$rank/ stopped='' code variable given wanted picked index pipe='' beat
+  local token=$GANGRUN_RUN_NAME/$GANGRUN_JOB/$GANGRUN_ATTEMPT/$1/$life/ stopped='' code variable given wanted picked index pipe='' beat guard
   shift 7
   trap 'stopped=yes' TERM
   trap : HUP INT USR1 USR2
   if ((local_rank == 0)); then
     coproc BEAT { beat "$status/$name.$node_rank.beat"; }
     pipe=${BEAT[1]} beat=$BEAT_PID
+    exec {guard}> >(guard "$token")
   fi
+  token+=$rank/
   # Bash remarks on a program that a signal ends, which is none of the program's output: hence the outer 2>/dev/null.
   {
     (
       exec 2>&1
+      [[ -z $pipe ]] || exec {guard}>&-
       # Of the devices that the scheduler gave, by whatever name, those at the replica's indices.
       IFS=, read -ra wanted <<<"$gpus"
       for variable in {CUDA,ROCR,HIP}_VISIBLE_DEVICES ZE_AFFINITY_MASK GPU_DEVICE_ORDINAL; do
@@ -388,9 +394,12 @@ task() {
   code=$?
   # noclobber: only the first task that fails gets to write
   ((code == 0)) || (set -C && printf '%s\n' "$code $rank ${SLURMD_NODENAME:-$HOSTNAME}" >"$status/$name.first") 2>/dev/null
-  sweep "$token"
+  if sweep "$token" && [[ -n $pipe ]]; then
+    trap '' PIPE # somebody may have killed it
+    echo swept >&"$guard"
+  fi
   if [[ -n $pipe ]]; then
-    exec {pipe}>&-
+    exec {guard}>&- {pipe}>&-
     while kill -0 "$beat" 2>/dev/null; do wait "$beat"; done # a signal ends a wait
     printf 'exit %s\n' "$code" >"$status/$name.$node_rank.beat"
   fi
@@ -420,11 +429,26 @@ beat() {
   do still_wanted; done
 }
 
-# Kills what has this token in its environment, whichever session it is in and whoever its parent is by now.
+# guard TOKEN: sweeps when its input ends without a word, as a task that is killed sweeps after nobody. Slurm kills all of
+# a step that it ends, and where it tracks processes by their parents (proctrack/linuxproc) what has lost them stays. So
+# does this: an orphan with a group of its own and none of the step's output, for which the step would wait.
+guard() {
+  set -m
+  {
+    trap '' HUP INT TERM USR1 USR2
+    read -r || sweep "$1"
+  } <&0 >/dev/null 2>&1 &
+}
+
+# Kills what has this token in its environment, whichever session it is in and whoever its parent is by now. Fails if
+# there is still something.
 sweep() {
   local pass found file
   for pass in 1 2 3 4 5; do
-    found=$(grep -lzF "GANGRUN_TASK=$1" /proc/[0-9]*/environ 2>/dev/null)
+    # Slurm signals all of a step, and may do so again within 20 ms, and then kills: this first, and the shell a little
+    # later, which must not take it for an answer.
+    found=$(trap '' HUP INT TERM USR1 USR2 && grep -lzF "GANGRUN_TASK=$1" /proc/[0-9]*/environ 2>/dev/null)
+    (($? < 128)) || continue
     [[ -n $found ]] || return 0
     for file in $found; do
       file=${file#/proc/}
@@ -432,4 +456,5 @@ sweep() {
     done
     sleep 0.1 # so that a process which is just being born is met in the next pass
   done
+  return 1
 }
