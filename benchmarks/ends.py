@@ -122,11 +122,11 @@ class Bench:
         """KILL for one process of the run whose command line has all these words."""
         for folder in Path("/proc").iterdir():
             try:
-                environment = (folder / "environ").read_bytes()
+                environment = (folder / "environ").read_bytes().split(b"\0")
                 command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
             except OSError:
                 continue
-            mine = run["run"].encode() in environment
+            mine = any(f"{key}={run['run']}".encode() in environment for key in ("GANGRUN_RUN_NAME", "SLURM_JOB_NAME"))
             if mine and all(word in command for word in words):
                 os.kill(int(folder.name), signal.SIGKILL)
                 return
@@ -159,6 +159,8 @@ class Way:
 
     text: str
     act: Act | None = None
+    apart: str = ""
+    """Jobs with the same word here share waves with nobody else: they take longer, or what ends them befalls hosts."""
 
 
 WAYS: dict[str, Way] = {
@@ -177,14 +179,14 @@ WAYS: dict[str, Way] = {
     "scancel --full --signal=INT": Way(
         experiment(), lambda bench, run: bench.call("scancel", "--full", "--signal=INT", run["job"])
     ),
-    "limit": Way(experiment(time="00:01:00")),
-    "limit, ignores TERM": Way(experiment("stubborn", time="00:01:00")),
-    "preempted": Way(experiment(), _preempt),
+    "limit": Way(experiment(time="00:01:00"), apart="limit"),
+    "limit, ignores TERM": Way(experiment("stubborn", time="00:01:00"), apart="limit"),
+    "preempted": Way(experiment(), _preempt, "preempted"),
     "kill -9 of the script": Way(experiment(), lambda bench, run: bench.kill(run, "slurm_script")),
     "kill -9 of an srun": Way(experiment(), lambda bench, run: bench.kill(run, "srun ", "--job-name=worker.0")),
     "kill -9 of a step's shell": Way(experiment(), lambda bench, run: bench.kill(run, "task.sh worker.0")),
     "kill -9 of a program": Way(experiment(), lambda bench, run: bench.kill(run, "trap 'echo bye")),
-    "a host loses its power": Way(experiment(where=', nodelist = "node3,node4"'), _power),
+    "a host loses its power": Way(experiment(where=', nodelist = "node3,node4"'), _power, "power"),
 }
 
 
@@ -248,13 +250,10 @@ def wave(bench: Bench, names: Sequence[str]) -> dict[str, Ended]:
 
 
 def measure(bench: Bench, names: Sequence[str], *, at_once: int) -> dict[str, Ended]:
-    """One job for each of the names, so many at once. What befalls whole hosts is met by nobody else."""
+    """One job for each of the names, so many at once."""
     total: dict[str, Ended] = {}
-    alike = [
-        [name for name in names if WAYS[name].act not in (_preempt, _power)],
-        [name for name in names if WAYS[name].act is _preempt],
-        [name for name in names if WAYS[name].act is _power],
-    ]
+    words = dict.fromkeys(WAYS[name].apart for name in names)
+    alike = [[name for name in names if WAYS[name].apart == word] for word in words]
     batches = [group[start : start + at_once] for group in alike for start in range(0, len(group), at_once)]
     for batch in batches:
         for name, one in wave(bench, batch).items():

@@ -329,10 +329,10 @@ def test_the_batch_script_is_killed(project: Project, lab: Lab) -> None:
 
 def test_a_node_that_loses_power(project: Project, lab: Lab, slow: dict[str, tuple[str, float]]) -> None:
     name, when = slow["power"]
-    run = ended(project, name, 90)
+    run = ended(project, name, 150)
     assert (run["state"], run["exit_code"], run["cause"]) == ("FAILED", 1, "lost")
     assert run["failed"]["host"] == DOOMED
-    assert run["ended"] - (time.time() - (time.monotonic() - when)) < 60
+    assert run["ended"] - (time.time() - (time.monotonic() - when)) < 120, "Slurm by itself takes 4 minutes"
     assert f"the node {DOOMED} was lost, and main.0 with it" in project.ok("why", name).out
     assert f"{DOOMED} lost" in project.ok("ls", "power").out
     assert wait_for(lambda: not left(lab, run))

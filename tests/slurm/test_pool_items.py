@@ -143,7 +143,7 @@ def test_how_many_nodes_items_hold_is_changed_while_they_run(project: Project) -
 
 
 def test_a_further_job_does_what_the_time_limit_leaves(project: Project, lab: Lab) -> None:
-    """When the first two items have ended, the others could not end in this job any more: they are left to the second."""
+    """When the first two items have ended, the others could not end in this job any more: they are the second's."""
     project.write(
         "experiments/further/run.toml",
         """command = ["sleep", "{nap}"]

@@ -426,6 +426,20 @@ def test_kill_9_of_the_batch_shell(go: Callable[[Script], Job], lab: Lab) -> Non
     wait_for(lambda: not [line for _, line in lab.processes("node3") if str(job.run.dir) in line], 20)
 
 
+def test_a_daemon_is_gone_even_where_slurm_kills_and_no_script_is_left(go: Callable[[Script], Job], lab: Lab) -> None:
+    """Slurm's own KILL misses it, as its parent is the node's first process; the script, which would not, is dead."""
+    deaf = f"{DAEMON}; touch $GANGRUN_RUN_DIR/up; {DEAF}"
+    job = go(Script([start("m", "main", deaf, "nodes=0,1 tasks=2")], begin="2 0", flags=["--nodelist=node[3-4]"]))
+    job.run.wait_for(lambda run: (run.dir / "up").exists() and len(daemons(lab)) == 4)
+    subprocess.run(["kill", "-KILL", str(script_of(job, "node3"))], check=True)
+    assert job.wait() == "FAILED"
+    wait_for(lambda: not daemons(lab), 20)
+
+
+def daemons(lab: Lab) -> list[int]:
+    return [pid for node in ("node3", "node4") for pid, line in lab.processes(node) if line.startswith("sleep 300")]
+
+
 def kill_9_srun(job: Job, name: str, node: str) -> None:
     """srun is two processes, of which one may be gone with the other."""
     found = [pid for pid, line in job.lab.processes(node) if line.startswith("srun ") and f" {name} " in line]

@@ -101,9 +101,8 @@ enter() {
   task "$@"
 }
 
-# Slurm itself ends what a dead script leaves. But once it has signalled a job it begins no step in it that could sweep,
-# and where it does not track processes by cgroups it misses those that have left their session: so each node sweeps for
-# itself, right before Slurm kills.
+# What ignores TERM is ended right before Slurm kills all of the job, so that the script can still tell how it ended. Once
+# Slurm has signalled a job it begins no step in it that could do so: hence each node for itself.
 still_wanted() {
   local cause=''
   [[ -n ${asked:-} ]] && ((SECONDS - asked >= KILL_WAIT - 3)) || return 0
