@@ -7,7 +7,7 @@ a lighthouse begin at 1 (torchft 0.2.0). After a second beginning they would fin
 measured, four groups that had seen two deaths took no step for 71 s, and two of them died. Where it begins cannot be
 told to a lighthouse. So before anybody else can reach it, it is asked for quorums by replicas that do not exist, as if
 each had failed: for that it takes a new number every time. Hence it listens on a port of its own on the loopback, to
-which connections are passed on.
+which connections are passed on. Where somebody else has taken its port since the last life, this one waits for it.
 
 Needs torchft. Ends with 127 where that is missing, since another try would not find it either.
 """
@@ -15,8 +15,10 @@ Needs torchft. Ends with 127 where that is missing, since another try would not 
 import argparse
 import asyncio
 import os
+import socket
 import sys
 import threading
+import time
 from datetime import timedelta
 from importlib.machinery import PathFinder
 from importlib.util import find_spec, module_from_spec
@@ -26,6 +28,8 @@ from typing import Any, List
 _NUMBERS = 10
 """That a replica may use up from one start to the next: for joining, for leaving, for steps that failed."""
 _SECONDS = timedelta(seconds=60)
+PATIENCE = 60.0
+"""Seconds to wait for a port that is taken."""
 
 
 def coordination() -> Any:
@@ -85,8 +89,33 @@ def count_on(torchft: Any, address: str, replicas: int, numbers: int) -> None:
         server.shutdown()
 
 
-async def pass_on(port: int, inner: int) -> None:
-    """Every connection to `port`, by IPv4 or IPv6, to the port `inner` of the loopback."""
+def bound(port: int, patience: float) -> socket.socket:
+    """A socket that holds this port of all addresses, by IPv6 and IPv4, and does not listen yet.
+
+    Raises OSError if it is still taken after `patience` seconds.
+    """
+    deadline, told = time.monotonic() + patience, False
+    listener = socket.socket(socket.AF_INET6 if os.path.exists("/proc/net/if_inet6") else socket.AF_INET)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if listener.family == socket.AF_INET6:
+        listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+    while True:
+        try:
+            listener.bind(("", port))
+        except OSError as error:
+            if time.monotonic() > deadline:
+                listener.close()
+                raise
+            if not told:
+                print(f"gangrun: the lighthouse waits for its port: {error}", file=sys.stderr, flush=True)
+            told = True
+            time.sleep(0.2)
+        else:
+            return listener
+
+
+async def pass_on(listener: socket.socket, inner: int) -> None:
+    """Every connection to this socket, to the port `inner` of the loopback."""
 
     async def flow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -106,7 +135,7 @@ async def pass_on(port: int, inner: int) -> None:
             return
         await asyncio.gather(flow(reader, back), flow(there, writer))
 
-    server = await asyncio.start_server(connected, None, port)
+    server = await asyncio.start_server(connected, sock=listener)
     async with server:
         await server.serve_forever()
 
@@ -125,15 +154,17 @@ def main(argv: List[str]) -> int:
         where = "install torchft there, or let setup activate the environment that has it"
         print(f"gangrun: {sys.executable} has no torchft, which the lighthouse needs: {where}", file=sys.stderr)
         return 127
+    try:
+        listener = bound(port, PATIENCE)
+    except OSError as error:
+        print(f"gangrun: the lighthouse cannot listen on its port: {error}", file=sys.stderr)
+        return 1
     server = torchft.LighthouseServer(bind="127.0.0.1:0", **given)
     inner = server.address().rpartition(":")[2]
     status = Path(os.environ["GANGRUN_RUN_DIR"], "attempts", os.environ["GANGRUN_ATTEMPT"], "status")
     if numbers := used(status, os.environ["GANGRUN_REPLICA"]):
         count_on(torchft, f"http://127.0.0.1:{inner}", given["min_replicas"], numbers)
-    try:
-        asyncio.run(pass_on(port, int(inner)))
-    except OSError as error:
-        print(f"gangrun: the lighthouse cannot listen on its port: {error}", file=sys.stderr)
+    asyncio.run(pass_on(listener, int(inner)))
     return 1
 
 

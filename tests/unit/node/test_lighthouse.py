@@ -17,8 +17,9 @@ from threading import Thread
 from typing import Any
 
 import pytest
+from tests.gangrun_cli import wait_for
 
-from gangrun.node.lighthouse import used
+from gangrun.node.lighthouse import bound, used
 
 PROGRAM = str(files("gangrun.node") / "lighthouse.py")
 OPTIONS = ("--min_replicas=2", "--quorum_tick_ms=20", "--join_timeout_ms=5000", "--heartbeat_timeout_ms=300")
@@ -50,16 +51,18 @@ def started(status: Path, port: int, *python: str) -> subprocess.Popen[str]:
     return subprocess.Popen(argv, env=env, stderr=subprocess.PIPE, text=True)
 
 
+def answers(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
 @contextmanager
 def listening(status: Path, port: int) -> Iterator[None]:
     """While it runs: a life that is ended by a kill."""
     with started(status, port) as process:
         try:
             deadline = time.monotonic() + 60
-            while True:
-                with socket.socket() as probe:
-                    if probe.connect_ex(("127.0.0.1", port)) == 0:
-                        break
+            while not answers(port):
                 assert process.poll() is None, process.communicate()[1]
                 assert time.monotonic() < deadline
                 time.sleep(0.05)
@@ -113,13 +116,25 @@ def test_a_killed_lighthouse_goes_on_counting_and_takes_nobody_else_for_a_group(
 
 
 @pytest.mark.torch
-def test_a_port_that_is_taken(status: Path) -> None:
+def test_a_port_that_somebody_took_in_between_is_waited_for(status: Path) -> None:
     pytest.importorskip("torchft")
-    with socket.create_server(("127.0.0.1", 0)) as taken, started(status, taken.getsockname()[1]) as process:
-        told = process.communicate(timeout=60)[1]
-    assert process.returncode == 1
-    assert "gangrun: the lighthouse cannot listen on its port: [Errno 98]" in told
-    assert "Traceback" not in told
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        process = started(status, port)
+        assert process.stderr
+        told = process.stderr.readline()
+    with process:
+        try:
+            assert told.startswith("gangrun: the lighthouse waits for its port: [Errno 98]")
+            wait_for(lambda: answers(port))
+        finally:
+            process.send_signal(signal.SIGKILL)
+
+
+def test_a_port_that_stays_taken(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(OSError, match="Errno 98"):
+        bound(taken.getsockname()[1], 0.3)
+    assert capsys.readouterr().err.count("the lighthouse waits for its port") == 1
 
 
 def test_an_environment_without_torchft(status: Path) -> None:

@@ -109,7 +109,9 @@ class Driver:
         self._throttle: float | None = None
         self._end = walltime.end_of_job()
         whole = self._end - MARGIN - time.time()
-        self._in_seconds = any(item.estimate is not None and item.estimate <= whole for item in self._items.all.values())
+        self._in_seconds = any(
+            item.estimate is not None and item.estimate <= whole for item in self._items.all.values()
+        )
         """Whether the estimates may be seconds: if they were, at least one item would fit into the job."""
         self._further = ""
         """The job that was queued to go on."""
