@@ -91,8 +91,11 @@ REQUEUE=() GOES_ON=''  # what `requeue` was given; whether the time limit is so 
 
 say() { printf 'gangrun: %s\n' "$*" >&2; }
 
-# By rename, so that nobody ever reads half a file.
-record() { printf '%s\n' "$2" >"$STATUS/$1.new" && mv -f -- "$STATUS/$1.new" "$STATUS/$1"; }
+# By rename, so that nobody ever reads half a file; and whatever signal comes, which would end `mv`.
+record() (
+  trap '' HUP INT TERM USR1 USR2
+  printf '%s\n' "$2" >"$STATUS/$1.new" && exec mv -f -- "$STATUS/$1.new" "$STATUS/$1"
+)
 
 # One line in a replica's diary.
 note() { printf '%(%s)T %s\n' -1 "$2" >>"$STATUS/$1.lives"; }
@@ -377,7 +380,7 @@ finish() {
   local code=$?
   ((BASHPID == $$)) || exit "$code" # a child that is killed between its fork and its exec comes by here, too
   trap - EXIT
-  trap : HUP INT TERM USR1 USR2
+  trap '' HUP INT TERM USR1 USR2 # nor do they end what is called here: Slurm may send them to all of a job, and twice
   set +eu
   [[ $PHASE != setup || -n $CAUSE ]] || { CAUSE="setup $code" && code=$((code ? code : 1)); }
   [[ -z $CAUSE ]] || { say "$CAUSE" && record run.cause "$CAUSE"; }
@@ -420,23 +423,26 @@ stop() {
 # --- beside each program, on its own node ----------------------------------------------------------------------------
 
 # task NAME GPUS CPUS THREADS MASTER_ADDR MASTER_PORT PARTS COMMAND...: one process of a replica, whose `rank`,
-# `local_rank`, `world` and `node_rank` are set. The command runs in front, so that it has the signals and the end that
-# it would have alone.
+# `local_rank`, `world` and `node_rank` are set, and `life` to a word that no other life of it has. The command runs in
+# front, so that it has the signals and the end that it would have alone.
 task() {
   local name=$1 gpus=$2 cpus=$3 threads=$4 address=$5 port=$6 parts=$7
   local status=$GANGRUN_RUN_DIR/attempts/$GANGRUN_ATTEMPT/status
-  local token=$GANGRUN_RUN_NAME/$GANGRUN_JOB/$GANGRUN_ATTEMPT/$1/$rank/ stopped='' code variable given wanted picked index pipe='' beat
+  local token=$GANGRUN_RUN_NAME/$GANGRUN_JOB/$GANGRUN_ATTEMPT/$1/$life/ stopped='' code variable given wanted picked index pipe='' beat guard
   shift 7
   trap 'stopped=yes' TERM
   trap : HUP INT USR1 USR2
   if ((local_rank == 0)); then
     coproc BEAT { beat "$status/$name.$node_rank.beat"; }
     pipe=${BEAT[1]} beat=$BEAT_PID
+    exec {guard}> >(guard "$token")
   fi
+  token+=$rank/
   # Bash remarks on a program that a signal ends, which is none of the program's output: hence the outer 2>/dev/null.
   {
     (
       exec 2>&1
+      [[ -z $pipe ]] || exec {guard}>&-
       # Of the devices that the scheduler gave, by whatever name, those at the replica's indices.
       IFS=, read -ra wanted <<<"$gpus"
       for variable in {CUDA,ROCR,HIP}_VISIBLE_DEVICES ZE_AFFINITY_MASK GPU_DEVICE_ORDINAL; do
@@ -462,9 +468,12 @@ task() {
   code=$?
   # noclobber: only the first task that fails gets to write
   ((code == 0)) || (set -C && printf '%s\n' "$code $rank ${SLURMD_NODENAME:-$HOSTNAME}" >"$status/$name.first") 2>/dev/null
-  sweep "$token"
+  if sweep "$token" && [[ -n $pipe ]]; then
+    trap '' PIPE # somebody may have killed it
+    echo swept >&"$guard"
+  fi
   if [[ -n $pipe ]]; then
-    exec {pipe}>&-
+    exec {guard}>&- {pipe}>&-
     while kill -0 "$beat" 2>/dev/null; do wait "$beat"; done # a signal ends a wait
     printf 'exit %s\n' "$code" >"$status/$name.$node_rank.beat"
   fi
@@ -484,9 +493,8 @@ has() {
 
 # Writes down the time every few seconds until its input ends: a pipe that only `task` holds, so it cannot outlive it.
 beat() {
-  local ticks=0 asked=''
-  trap '' HUP INT USR1 USR2
-  trap 'asked=${asked:-$SECONDS}' TERM
+  local ticks=0
+  trap '' HUP INT TERM USR1 USR2
   while
     ((ticks++ % BEAT_EVERY)) || printf '%(%s)T\n' -1 >"$1"
     read -rt 1
@@ -494,11 +502,26 @@ beat() {
   do still_wanted; done
 }
 
-# Kills what has this token in its environment, whichever session it is in and whoever its parent is by now.
+# guard TOKEN: sweeps when its input ends without a word, as a task that is killed sweeps after nobody. Slurm kills all of
+# a step that it ends, and where it tracks processes by their parents (proctrack/linuxproc) what has lost them stays. So
+# does this: an orphan with a group of its own and none of the step's output, for which the step would wait.
+guard() {
+  set -m
+  {
+    trap '' HUP INT TERM USR1 USR2
+    read -r || sweep "$1"
+  } <&0 >/dev/null 2>&1 &
+}
+
+# Kills what has this token in its environment, whichever session it is in and whoever its parent is by now. Fails if
+# there is still something.
 sweep() {
   local pass found file
   for pass in 1 2 3 4 5; do
-    found=$(grep -lzF "GANGRUN_TASK=$1" /proc/[0-9]*/environ 2>/dev/null)
+    # Slurm signals all of a step, and may do so again within 20 ms, and then kills: this first, and the shell a little
+    # later, which must not take it for an answer.
+    found=$(trap '' HUP INT TERM USR1 USR2 && grep -lzF "GANGRUN_TASK=$1" /proc/[0-9]*/environ 2>/dev/null)
+    (($? < 128)) || continue
     [[ -n $found ]] || return 0
     for file in $found; do
       file=${file#/proc/}
@@ -506,6 +529,7 @@ sweep() {
     done
     sleep 0.1 # so that a process which is just being born is met in the next pass
   done
+  return 1
 }
 
 # shellcheck shell=bash disable=SC2034,SC2154,SC2329
@@ -519,7 +543,7 @@ allocation() {
   JOB=$SLURM_JOB_ID PORT_SEED=$SLURM_JOB_ID
   mapfile -t HOSTS < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
   # A file and not a word after `bash -c`, which whoever looks at `ps` or `sacct` would have to read through.
-  { declare -f enter task has beat sweep still_wanted && echo "KILL_WAIT=$(kill_wait) enter \"\$@\""; } >"$ATTEMPT_DIR/task.sh"
+  { declare -f enter task has beat guard sweep still_wanted && echo 'enter "$@"'; } >"$ATTEMPT_DIR/task.sh"
   # Before 21.08 steps that overlap share CPUs but no GPUs: there each has to ask for the number that it needs.
   [[ -z ${SLURM_JOB_GPUS:-} || $(scontrol --version) != *' 20.'* ]] || GPUS_ARE_HELD=yes
   # srun takes these for its own flags. Some it refuses beside ours (26.05: --gpus-per-node with --gres), others it
@@ -605,29 +629,10 @@ step() {
 
 # What a step runs in each of its tasks; the number of a step is known only here.
 enter() {
-  local BEAT_EVERY=5 rank=$SLURM_PROCID local_rank=$SLURM_LOCALID world=$SLURM_NTASKS node_rank=$SLURM_NODEID
+  local BEAT_EVERY=5 rank=$SLURM_PROCID local_rank=$SLURM_LOCALID world=$SLURM_NTASKS node_rank=$SLURM_NODEID life=$SLURM_STEP_ID
   ((rank)) || echo "$SLURM_JOB_ID.$SLURM_STEP_ID" >"$GANGRUN_RUN_DIR/attempts/$GANGRUN_ATTEMPT/status/$1.step"
   [[ -z $3 ]] || export SLURM_CPUS_PER_TASK=$3
   task "$@"
-}
-
-# Slurm itself ends what a dead script leaves. But once it has signalled a job it begins no step in it that could sweep,
-# and where it does not track processes by cgroups it misses those that have left their session: so each node sweeps for
-# itself, right before Slurm kills.
-still_wanted() {
-  local cause=''
-  [[ -n ${asked:-} ]] && ((SECONDS - asked >= KILL_WAIT - 3)) || return 0
-  { read -r cause <"$status/run.cause"; } 2>/dev/null # it may not be there
-  [[ $cause != signal* ]] || sweep "$token"
-}
-
-# The seconds between Slurm's TERM and its KILL.
-kill_wait() {
-  local line
-  while read -r line; do
-    [[ $line != KillWait* ]] || { read -r _ _ line _ <<<"$line" && break; }
-  done < <(scontrol show config)
-  echo "${line:-30}"
 }
 
 # Whether the first task of every node has written its `exit`, which may take a moment to arrive through NFS.
@@ -644,6 +649,8 @@ ended_everywhere() {
     return 1
   done
 }
+
+still_wanted() { :; } # Slurm itself ends what a dead script leaves
 
 # Nodes die without anyone telling (measured: 4 minutes), so a beat that stands still for 20 s is reason to ask.
 listen() {

@@ -419,9 +419,8 @@ has() {
 
 # Writes down the time every few seconds until its input ends: a pipe that only `task` holds, so it cannot outlive it.
 beat() {
-  local ticks=0 asked=''
-  trap '' HUP INT USR1 USR2
-  trap 'asked=${asked:-$SECONDS}' TERM
+  local ticks=0
+  trap '' HUP INT TERM USR1 USR2
   while
     ((ticks++ % BEAT_EVERY)) || printf '%(%s)T\n' -1 >"$1"
     read -rt 1

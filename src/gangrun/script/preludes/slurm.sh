@@ -9,7 +9,7 @@ allocation() {
   JOB=$SLURM_JOB_ID PORT_SEED=$SLURM_JOB_ID
   mapfile -t HOSTS < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
   # A file and not a word after `bash -c`, which whoever looks at `ps` or `sacct` would have to read through.
-  { declare -f enter task has beat guard sweep still_wanted && echo "KILL_WAIT=$(kill_wait) enter \"\$@\""; } >"$ATTEMPT_DIR/task.sh"
+  { declare -f enter task has beat guard sweep still_wanted && echo 'enter "$@"'; } >"$ATTEMPT_DIR/task.sh"
   # Before 21.08 steps that overlap share CPUs but no GPUs: there each has to ask for the number that it needs.
   [[ -z ${SLURM_JOB_GPUS:-} || $(scontrol --version) != *' 20.'* ]] || GPUS_ARE_HELD=yes
   # srun takes these for its own flags. Some it refuses beside ours (26.05: --gpus-per-node with --gres), others it
@@ -101,24 +101,6 @@ enter() {
   task "$@"
 }
 
-# What ignores TERM is ended right before Slurm kills all of the job, so that the script can still tell how it ended. Once
-# Slurm has signalled a job it begins no step in it that could do so: hence each node for itself.
-still_wanted() {
-  local cause=''
-  [[ -n ${asked:-} ]] && ((SECONDS - asked >= KILL_WAIT - 3)) || return 0
-  { read -r cause <"$status/run.cause"; } 2>/dev/null # it may not be there
-  [[ $cause != signal* ]] || sweep "$token"
-}
-
-# The seconds between Slurm's TERM and its KILL.
-kill_wait() {
-  local line
-  while read -r line; do
-    [[ $line != KillWait* ]] || { read -r _ _ line _ <<<"$line" && break; }
-  done < <(scontrol show config)
-  echo "${line:-30}"
-}
-
 # Whether the first task of every node has written its `exit`, which may take a moment to arrive through NFS.
 ended_everywhere() {
   local node word try
@@ -133,6 +115,8 @@ ended_everywhere() {
     return 1
   done
 }
+
+still_wanted() { :; } # Slurm itself ends what a dead script leaves
 
 # Nodes die without anyone telling (measured: 4 minutes), so a beat that stands still for 20 s is reason to ask.
 listen() {
