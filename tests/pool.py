@@ -70,7 +70,7 @@ class Pool:
             **env,
         }
         process = subprocess.Popen(
-            [PYTHON, str(self.dir / "node" / "pool"), *words],
+            [PYTHON, "-IS", str(self.dir / "node" / "pool"), *words],
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -86,9 +86,9 @@ class Pool:
 
     def work(self, node: int = 0, gpus: str = "", cpus: int = 4, **env: str) -> subprocess.Popen[str]:
         """The agent of a node."""
-        words = ("--name", str(node), "--host", "127.0.0.1", "--port", str(self.port))
+        words = (f"name={node}", "host=127.0.0.1", f"port={self.port}", f"cpus={cpus}")
         env = {"SLURMD_NODENAME": f"n{node}", "CUDA_VISIBLE_DEVICES": gpus, **env}
-        return self._spawn("work", *words, "--cpus", str(cpus), env=env)
+        return self._spawn("work", *words, env=env)
 
     def events(self, kind: str = "") -> list[dict[str, Any]]:
         try:

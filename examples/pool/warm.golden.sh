@@ -26,11 +26,11 @@ setup() {
 # The roles of this run, one line for each replica, in the order in which they start.
 roles() {
   start main 0 main nodes=0 cpus=4 -- \
-    python3 "${RUN_DIR}/node/pool" drive "${PORTS[0]}"
+    python3 -IS "${RUN_DIR}/node/pool" drive "${PORTS[0]}"
   start agent 0 sidecar nodes=0 gpus=0,1 cpus=4 restarts=3 alone=0 node_cpus=4 -- \
-    python3 "${RUN_DIR}/node/pool" work --name 0 --host "${HOSTS[0]}" --port "${PORTS[0]}" --cpus 4
+    python3 -IS "${RUN_DIR}/node/pool" work name=0 "host=${HOSTS[0]}" "port=${PORTS[0]}" cpus=4
   start agent 1 sidecar nodes=1 gpus=0,1 cpus=4 restarts=3 -- \
-    python3 "${RUN_DIR}/node/pool" work --name 1 --host "${HOSTS[0]}" --port "${PORTS[0]}" --cpus 4
+    python3 -IS "${RUN_DIR}/node/pool" work name=1 "host=${HOSTS[0]}" "port=${PORTS[0]}" cpus=4
   start _monitor 0 sidecar nodes=0,1 alone=0 node_cpus=4 flags=1 --kill-on-bad-exit=0 -- \
     python3 -IS "${RUN_DIR}/node/monitor.py" every=15 gpus=2 cpus=4
 }
@@ -222,6 +222,7 @@ live() {
   local code first node stopping='' lost=''
   trap 'stopping=yes' HUP INT TERM
   trap : USR1 USR2
+  [[ $name != _* ]] || sleep 0.2 # Slurm begins one step after another, and what is watched goes first
   while :; do
     # Made here before other hosts write them: NFS hides a new file for a minute from a host that looked too early.
     for node in "${!nodes[@]}"; do : >"$STATUS/$name.$node.beat"; done

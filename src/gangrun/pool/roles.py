@@ -14,12 +14,14 @@ SETUP = ("read -r GANGRUN_POOL_KEY </proc/sys/kernel/random/uuid && export GANGR
 SBATCH = {"no-kill": True}
 """Flags of a job of several nodes: the loss of one is not the end of the others."""
 _POOL = ("python3", "{run.dir}/node/pool")
+_ALONE = ("python3", "-IS", "{run.dir}/node/pool")
+"""Isolated and without site-packages, of which only Ray has need."""
 
 
 def roles(pool: Pool, allocation: Allocation) -> Mapping[str, Role]:
     """The roles of the pool's job. `{run.dir}` holds `items.jsonl`, `pool.json` and `node/`."""
-    place = ("--name", "{index}", "--host", "{main.host}", "--port")
-    cpus = ("--cpus", str(allocation.cpus)) if allocation.cpus else ()
+    place = ("name={index}", "host={main.host}")
+    cpus = (f"cpus={allocation.cpus}",) if allocation.cpus else ()
     # Sidecars, so that one which is lost with its node does not end the job.
     everywhere = Role(
         kind="sidecar",
@@ -30,12 +32,12 @@ def roles(pool: Pool, allocation: Allocation) -> Mapping[str, Role]:
         restarts=3,
     )
     if pool.engine == "steps":
-        command = (*_POOL, "work", *place, "{main.port.pool}", *cpus)
+        command = (*_ALONE, "work", *place, "port={main.port.pool}", *cpus)
         return {
-            "main": Role(command=(*_POOL, "drive", "{self.port.pool}"), nodes=1, gpus=0, ports=("pool",)),
+            "main": Role(command=(*_ALONE, "drive", "{self.port.pool}"), nodes=1, gpus=0, ports=("pool",)),
             "agent": everywhere.model_copy(update={"command": command}),
         }
-    ports = ("{main.port.ray}", "--client-port", "{main.port.client}", "--gpus", str(allocation.gpus))
+    ports = ("port={main.port.ray}", "client_port={main.port.client}", f"gpus={allocation.gpus}")
     drive = (*_POOL, "drive", "{self.port.pool}", "{self.port.ray}")
     return {
         "main": Role(command=drive, nodes=1, gpus=0, ports=("pool", "ray", "client")),

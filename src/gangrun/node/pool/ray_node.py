@@ -6,7 +6,6 @@ a token that only the job knows. It ends with its step; `ray stop` would end eve
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import importlib
 import importlib.util
@@ -82,28 +81,21 @@ def wait_for(host: str, port: int) -> bool:
 
 
 def main(words: list[str]) -> int:
-    """`ray --name NODE --host HOST --port PORT …`: NODE is its number in the allocation, 0 the head."""
-    parser = argparse.ArgumentParser(prog="pool ray")
-    parser.add_argument("--name", type=int, required=True)
-    parser.add_argument("--host", required=True)
-    parser.add_argument("--port", type=int, required=True)
-    parser.add_argument("--client-port", type=int, required=True)
-    parser.add_argument("--gpus", type=int, required=True)
-    parser.add_argument("--cpus", type=int, default=len(os.sched_getaffinity(0)))
-    place = parser.parse_args(words)
+    """`ray name=NODE host=HOST port=PORT client_port=PORT gpus=COUNT [cpus=COUNT]`: NODE is a number, 0 the head's."""
+    given = dict(word.split("=", 1) for word in words)
     if reason := missing():
         print(f"pool: {reason}", file=sys.stderr, flush=True)
         return 127  # which no further try would change
     remove_abandoned()
     folder = _folder()
-    said = folder.path / f"{place.name}.said"
+    said = folder.path / f"{given['name']}.said"
     signal.pthread_sigmask(signal.SIG_BLOCK, ENDS)
     adopt()
     child = os.fork()
     if not child:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDS)
         _speak_to(said)
-        return _start(place, folder.path / "r")
+        return _start(given, folder.path / "r")
     code, asked = _outlive(child)
     end_children()
     if not asked:
@@ -150,7 +142,8 @@ def _signal_items(number: int) -> None:
             os.kill(pid, number)
 
 
-def _start(place: argparse.Namespace, folder: Path) -> int:
+def _start(given: dict[str, str], folder: Path) -> int:
+    host, port = given["host"], int(given["port"])
     os.environ.update(environment())
     os.environ.pop("RAY_ADDRESS", None)
     scripts = importlib.import_module("ray.scripts.scripts")  # at once, while the head may not be there yet
@@ -159,24 +152,24 @@ def _start(place: argparse.Namespace, folder: Path) -> int:
         "start",
         "--block",
         "--disable-usage-stats",
-        f"--node-name={place.name}",
-        f"--num-gpus={place.gpus}",
-        f"--num-cpus={place.cpus}",
+        f"--node-name={given['name']}",
+        f"--num-gpus={given['gpus']}",
+        f"--num-cpus={given.get('cpus', len(os.sched_getaffinity(0)))}",
         "--min-worker-port=0",
         "--max-worker-port=0",
         "--dashboard-agent-listen-port=0",
         "--include-log-monitor=false",
     ]
-    if place.name == 0:
-        words += ["--head", f"--node-ip-address={address(place.host)}", f"--port={place.port}", f"--temp-dir={folder}"]
+    if given["name"] == "0":
+        words += ["--head", f"--node-ip-address={address(host)}", f"--port={port}", f"--temp-dir={folder}"]
         words += ["--include-dashboard=false", "--no-monitor"]
         if importlib.util.find_spec("grpc"):
-            words.append(f"--ray-client-server-port={place.client_port}")
+            words.append(f"--ray-client-server-port={given['client_port']}")
     else:
-        if not wait_for(place.host, place.port):
-            print(f"pool: the head of the Ray cluster does not answer at {place.host}:{place.port}", file=sys.stderr)
+        if not wait_for(host, port):
+            print(f"pool: the head of the Ray cluster does not answer at {host}:{port}", file=sys.stderr)
             return 1
-        words += [f"--address={address(place.host)}:{place.port}", f"--node-ip-address={address(socket.gethostname())}"]
+        words += [f"--address={address(host)}:{port}", f"--node-ip-address={address(socket.gethostname())}"]
     sys.argv = ["ray", *words]
     scripts.main()
     return 0

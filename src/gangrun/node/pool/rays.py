@@ -92,7 +92,7 @@ class Rays(Agents):
             self._dismiss(number, slot)
         self._number += 1
         self._slots[self._number] = _Slot(node, needs, order)
-        words = ["--name=0", f"--host={self._host}", f"--port={self._port}", f"--only={self._number}"]
+        words = ["name=0", f"host={self._host}", f"port={self._port}", f"only={self._number}"]
         folder = str(Path(__file__).resolve().parent.parent)
         here = self._on(self._ids[node], soft=False)
         env = {"RAY_ADDRESS": self._address}  # which `ray.init()` in an item takes
