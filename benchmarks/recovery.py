@@ -29,7 +29,8 @@ from gangrun.lab import Lab
 T = TypeVar("T")
 REPOSITORY = Path(__file__).parents[1]
 GROUPS, VICTIM = 4, 2
-TRAIN = ["train.py", "--steps", "100000", "--batch", "4", "--out"]
+# Two inner steps to an outer one, or what is measured is how long the others take to the next meeting.
+TRAIN = ["train.py", "--steps", "100000", "--batch", "4", "--sync-every", "2", "--out"]
 SETTINGS = (
     *("replicas=4", "nodes=1", "gpus=1", "min_replicas=2", "restarts=100", "allocation.nodes=5"),
     *("allocation.gpus=1", "allocation.cpus=2", "allocation.time=01:00:00", "allocation.mem=1G"),
@@ -138,7 +139,7 @@ class Bench:
         return next(part.partition(b"=")[2].decode() for part in environment if part.startswith(b"SLURMD_NODENAME="))
 
 
-def until(what: Callable[[], T], limit: float = 240) -> T:
+def until(what: Callable[[], T | None], limit: float = 240) -> T:
     """What this gives as soon as it is something."""
     deadline = time.monotonic() + limit
     while not (found := what()):
@@ -149,21 +150,24 @@ def until(what: Callable[[], T], limit: float = 240) -> T:
 
 
 def died(bench: Bench, when: float) -> tuple[float, float, int]:
-    """Seconds until the others agreed without the victim, until it was back, and the outer steps in between."""
+    """Seconds until the others agreed again, as a rule without the victim, until it was back, and the outer steps in
+    between. A step on which all had agreed before the death may still be written down after it."""
     others = [group for group in range(GROUPS) if group != VICTIM]
+    back = until(lambda: next((e for e in bench.entries(VICTIM) if e["time"] > when + 1), None))
 
-    def first(groups: list[int], *, whole: bool) -> float:
-        """When all of them had agreed, with the victim or without."""
-        times = [
-            next((e["time"] for e in bench.entries(g) if e["time"] > when and (e["groups"] == GROUPS) is whole), 0.0)
-            for g in groups
-        ]
-        return max(times) if all(times) else 0.0
+    def again(group: int) -> float:
+        return next(
+            (
+                e["time"]
+                for e in bench.entries(group)
+                if e["time"] > when and (e["groups"] < GROUPS or e["step"] >= back["step"])
+            ),
+            0.0,
+        )
 
-    again = until(lambda: first(others, whole=False))
-    back = until(lambda: next((e["time"] for e in bench.entries(VICTIM) if e["time"] > again), 0.0))
-    without = [e for e in bench.entries(0) if when < e["time"] < back and e["groups"] < GROUPS]
-    return again - when, back - when, len(without)
+    until(lambda: all(again(group) for group in others))
+    without = [e for e in bench.entries(0) if when < e["time"] < back["time"] and e["groups"] < GROUPS]
+    return max(again(group) for group in others) - when, back["time"] - when, len(without)
 
 
 def lighthouse(bench: Bench) -> tuple[float, float, int]:

@@ -298,6 +298,13 @@ def patient(cluster: Cluster, say: Callable[[str], None] = lambda _: None) -> Sl
     return clusters.slurm_of(cluster, say, ROOM)
 
 
+def sender(plan: Plan | SweepPlan, cluster: Cluster, usual: Scheduler) -> Scheduler:
+    """What sends it: a sweep waits for room in the queue."""
+    from gangrun.sweeps import SweepPlan
+
+    return patient(cluster, say) if isinstance(plan, SweepPlan) and cluster.profile.scheduler == "slurm" else usual
+
+
 def seeds(text: str) -> Iterator[int]:
     """`0-4` or `0,2,5-7`. Raises UsageError."""
     for part in text.split(","):

@@ -15,9 +15,7 @@ from gangrun.cli import inputs
 from gangrun.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from gangrun.plan.model import Need, Plan
+    from gangrun.plan.model import Plan
     from gangrun.record.rundir import RunDir
     from gangrun.spec.load import Experiment
     from gangrun.spec.profile import Cluster
@@ -32,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Creates the run, or the next attempt of the one that `resume` has named, and sends it or runs it here."""
-    from gangrun import chains, clusters, submission
+    from gangrun import chains, clusters, dispatch, submission
     from gangrun.partitions import Chooser
     from gangrun.recipes import bash
     from gangrun.sweeps import plan_of, plans_of
@@ -63,7 +61,12 @@ def run(args: argparse.Namespace) -> int:
     if local or held:
         print(f"{run.run_id}  {run.dir}", flush=True)
         return inputs.follow_here(run, experiment.project, cluster, attempt=attempt)
-    _send(run, cluster, plan, {link.need: link.job for link in links.values() if link.job}, attempt)
+    jobs: list[str] = []
+    scheduler = inputs.sender(plan, cluster, clusters.scheduler_of(cluster, inputs.say))
+    dispatch.send(
+        run, plan, cluster, scheduler, list(links.values()), sent=lambda _, job: jobs.append(job), attempt=attempt
+    )
+    print(f"{run.run_id}  {inputs.named(jobs)} on {cluster.name}  {run.dir}", flush=True)
     return 0
 
 
@@ -80,20 +83,6 @@ def _renewed(run: RunDir, experiment: Experiment, plan: Plan | SweepPlan) -> int
     submission.require_checkpoint(run, state)
     submission.renew(run, experiment, plan)
     return submission.next_attempt(run)
-
-
-def _send(run: RunDir, cluster: Cluster, plan: Plan | SweepPlan, needed: Mapping[Need, str], attempt: int) -> None:
-    from gangrun import chains, clusters, submission, sweep_submission
-    from gangrun.sweeps import SweepPlan
-
-    jobs: list[str] = []
-    if isinstance(plan, SweepPlan):
-        scheduler = inputs.patient(cluster, inputs.say)
-        sweep_submission.send(run, plan, scheduler, (), needed, lambda _run, job: jobs.append(job))
-    else:
-        waits = chains.flags(list(dict.fromkeys(needed.values())))
-        jobs = [submission.send(run, cluster.name, clusters.scheduler_of(cluster, inputs.say), waits, attempt)]
-    print(f"{run.run_id}  {inputs.named(jobs)} on {cluster.name}  {run.dir}", flush=True)
 
 
 def _cluster(experiment: Experiment) -> Cluster:

@@ -8,9 +8,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Iterator
-from dataclasses import replace
-from functools import cache
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -42,10 +40,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--dry-run", action="store_true", help="show the script and the command; write and send nothing"
     )
     parser.add_argument("--wait", action="store_true", help="follow the runs; the exit code is then the job's own")
-
-
-SENDERS = 4
-"""Submissions under way at once. One sbatch after another made 118 jobs a second, four at once 277."""
 
 
 def run(args: argparse.Namespace) -> int:
@@ -242,90 +236,31 @@ def _send(
     planned: list[inputs.Planned], links: dict[Need, Link], args: argparse.Namespace
 ) -> tuple[list[RunDir], list[GangrunError]]:
     """Creates the runs one after another while those before them are being sent."""
-    from concurrent.futures import Future, ThreadPoolExecutor
-
-    from gangrun import chains, clusters, submission, sweep_submission
-    from gangrun.record import items
+    from gangrun import chains, clusters, submission
+    from gangrun.dispatch import Dispatch
     from gangrun.sweeps import SweepPlan
 
     stores = {experiment.project: submission.store_of(experiment.project) for experiment, _, _ in planned}
     schedulers = {cluster.name: clusters.scheduler_of(cluster, inputs.say) for _, cluster, _ in planned}
     failed: list[GangrunError] = []
     runs: list[RunDir] = []
-    sending: dict[RunDir, Future[dict[RunDir, str]]] = {}
-    links = dict(links)
 
-    def job_of(link: Link) -> str:
-        if not link.pending:
-            return link.job
-        # Those that are sent by this call came before, so their turn is not after this one's.
-        jobs = sending[link.run.sweep or link.run].result()
-        if link.run.is_item and link.run.sweep and not link.run.pool_around:
-            return jobs.get(link.run, "") or tasks_of(link.run.sweep).get(link.run, "")
-        return ":".join(jobs.values())
-
-    @cache
-    def tasks_of(sweep: RunDir) -> dict[RunDir, str]:
-        """The items of a sweep in arrays, with their tasks."""
-        jobs = sending[sweep].result()
-        return {
-            sweep.item(line.name): f"{jobs[array]}_{line.task}"
-            for line in items.read(sweep)
-            if line.array is not None and (array := sweep.array(line.array)) in jobs
-        }
-
-    def send(created: RunDir, cluster: Cluster, plan: Plan | SweepPlan, mine: list[Link]) -> dict[RunDir, str]:
-        sent: dict[RunDir, str] = {}
-        try:
-            mine = [replace(link, job=job_of(link)) for link in mine]
-            chains.note(created, mine)
-            if not all(link.done or link.job for link in mine):
-                _hold_back(created, next(link.run.run_id for link in mine if not (link.done or link.job)), failed)
-                return {}
-            local = cluster.profile.scheduler == "local"
-            needed = {} if local else {link.need: link.job for link in mine if link.job}
-            if isinstance(plan, SweepPlan):
-                scheduler = schedulers[cluster.name] if local else inputs.patient(cluster, inputs.say)
-                sweep_submission.send(created, plan, scheduler, args.flags, needed, sent.__setitem__)
-            else:
-                flags = (*chains.flags(list(dict.fromkeys(needed.values()))), *args.flags)
-                sent[created] = submission.send(created, cluster.name, schedulers[cluster.name], flags)
-        except GangrunError as error:
-            failed.append(error)
-            inputs.say(str(error))
-        if sent and not args.json:
-            jobs = list(sent.values())
+    def told(run: RunDir, plan: Plan | SweepPlan, cluster: Cluster, jobs: Sequence[str]) -> None:
+        if not args.json:
             # With its end in the same write, or lines of several senders run into each other.
             several = f"{len(plan.items)} items: " if isinstance(plan, SweepPlan) else ""
-            what = f"{several}{inputs.named(jobs)} on {cluster.name}"
-            print(f"{created.run_id}  {what}  {created.dir}\n", end="", flush=True)
-        return sent
+            print(f"{run.run_id}  {several}{inputs.named(jobs)} on {cluster.name}  {run.dir}\n", end="", flush=True)
 
-    senders = ThreadPoolExecutor(max_workers=SENDERS)
-    try:
+    def complain(error: GangrunError) -> None:
+        failed.append(error)
+        inputs.say(str(error))
+
+    with Dispatch(links, args.flags, told, complain) as dispatch:
         for experiment, cluster, plan in planned:
-            bound = chains.bound(experiment, plan, links)
+            bound = chains.bound(experiment, plan, dispatch.links)
             runs.append(inputs.created(stores[experiment.project], experiment, cluster, bound, args.flags))
-            mine = [chains.link_to(need, links) for need in chains.needs_of(plan)]
-            sending[runs[-1]] = senders.submit(send, runs[-1], cluster, bound, mine)
-            links[chains.name_of(plan)] = chains.Link(chains.name_of(plan), runs[-1], pending=True)
-    except GangrunError:
-        senders.shutdown()  # what was created is sent
-        raise
-    for one in sending.values():
-        one.result()  # what is no GangrunError comes out here
+            dispatch.add(runs[-1], bound, cluster, inputs.sender(bound, cluster, schedulers[cluster.name]))
     return runs, failed
-
-
-def _hold_back(run: RunDir, absent: str, failed: list[GangrunError]) -> None:
-    """Puts on record that a run was held back, as what it needs was not queued."""
-    from gangrun.errors import Rejected
-    from gangrun.record import events
-
-    error = Rejected(f"{run.run_id} was not sent, as {absent}, which it needs, was not queued")
-    run.append(events.Rejected(error.what))
-    failed.append(error)
-    inputs.say(str(error))
 
 
 def _due(planned: list[tuple[inputs.Planned, bool]]) -> list[inputs.Planned]:

@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(job: Job, args: argparse.Namespace) -> int:
     """Plans, records and sends the job; with --dry-run all but the last."""
-    from gangrun import chains, clusters, submission
+    from gangrun import chains, clusters, dispatch, submission
     from gangrun.partitions import Chooser
     from gangrun.plan.model import Plan
     from gangrun.record.outdir import point_to_script
@@ -55,8 +55,6 @@ def run(job: Job, args: argparse.Namespace) -> int:
     store = submission.store_of(experiment.project)
     links = chains.outside([(experiment, plan)], lambda _: store, lambda runs: inputs.states(runs, experiment.project))
     plan = chains.bound(experiment, plan, links)
-    jobs = dict.fromkeys(link.job for link in links.values() if link.job)
-    waits = () if cluster.profile.scheduler == "local" else chains.flags(list(jobs))
     dry = args.dry_run or job.dry_run
     if not dry:
         clusters.require_sbatch(cluster)
@@ -72,11 +70,15 @@ def run(job: Job, args: argparse.Namespace) -> int:
     folder = outputs.path if outputs else created.path
     if dry:
         print(f"{created.run_id}  written, not sent  {created.dir}")
+        waits = chains.flags(list(dict.fromkeys(link.job for link in links.values() if link.job)))
         print(_command(cluster.profile, [*waits, *args.flags], created))
         return 0
-    number = submission.send(created, cluster.name, clusters.scheduler_of(cluster, inputs.say), (*waits, *args.flags))
+    jobs: list[str] = []
+    scheduler = clusters.scheduler_of(cluster, inputs.say)
+    waited_for = list(links.values())
+    dispatch.send(created, plan, cluster, scheduler, waited_for, args.flags, sent=lambda _, job: jobs.append(job))
     if not args.json:
-        print(f"{created.run_id}  job {number} on {cluster.name}  {created.dir}", flush=True)
+        print(f"{created.run_id}  {inputs.named(jobs)} on {cluster.name}  {created.dir}", flush=True)
         for name in job.logs:
             print(f"  tail -F {shlex.quote(f'{folder}/slurm/latest_{name}.log')}", flush=True)
     if args.wait:

@@ -52,10 +52,15 @@ end() {
 # begin NODES PORTS [CHECKS [SPARE NODES]]: looks at the allocation, makes the attempt's directory, finds ports, runs `setup`.
 begin() {
   local number=$((FIRST_ATTEMPT + ${SLURM_RESTART_COUNT:-0}))
-  while printf -v ATTEMPT %03d "$number" && [[ -e $RUN_DIR/attempts/$ATTEMPT ]]; do ((++number)); done
+  mkdir -p -- "$RUN_DIR/attempts" || exit 1
+  # Who makes the directory has the number, should two begin at once.
+  while printf -v ATTEMPT %03d "$number" && ! mkdir -- "$RUN_DIR/attempts/$ATTEMPT" 2>/dev/null; do
+    [[ -e $RUN_DIR/attempts/$ATTEMPT ]] || { say "cannot make $RUN_DIR/attempts/$ATTEMPT" && exit 1; }
+    ((++number))
+  done
   ATTEMPT_DIR=$RUN_DIR/attempts/$ATTEMPT
   LOGS=$ATTEMPT_DIR/logs STATUS=$ATTEMPT_DIR/status
-  mkdir -p -- "$LOGS" "$STATUS" || exit 1
+  mkdir -- "$LOGS" "$STATUS" || exit 1
   ln -sfn -- "$ATTEMPT" "$RUN_DIR/attempts/latest"
   catch
   allocation "$1"
