@@ -92,10 +92,15 @@ end() {
 # begin NODES PORTS [CHECKS [SPARE NODES]]: looks at the allocation, makes the attempt's directory, finds ports, runs `setup`.
 begin() {
   local number=$((FIRST_ATTEMPT + ${SLURM_RESTART_COUNT:-0}))
-  while printf -v ATTEMPT %03d "$number" && [[ -e $RUN_DIR/attempts/$ATTEMPT ]]; do ((++number)); done
+  mkdir -p -- "$RUN_DIR/attempts" || exit 1
+  # Who makes the directory has the number, should two begin at once.
+  while printf -v ATTEMPT %03d "$number" && ! mkdir -- "$RUN_DIR/attempts/$ATTEMPT" 2>/dev/null; do
+    [[ -e $RUN_DIR/attempts/$ATTEMPT ]] || { say "cannot make $RUN_DIR/attempts/$ATTEMPT" && exit 1; }
+    ((++number))
+  done
   ATTEMPT_DIR=$RUN_DIR/attempts/$ATTEMPT
   LOGS=$ATTEMPT_DIR/logs STATUS=$ATTEMPT_DIR/status
-  mkdir -p -- "$LOGS" "$STATUS" || exit 1
+  mkdir -- "$LOGS" "$STATUS" || exit 1
   ln -sfn -- "$ATTEMPT" "$RUN_DIR/attempts/latest"
   catch
   allocation "$1"
@@ -224,7 +229,6 @@ live() {
   local code first node stopping='' lost=''
   trap 'stopping=yes' HUP INT TERM
   trap : USR1 USR2
-  [[ $name != _* ]] || sleep 0.2 # Slurm begins one step after another, and what is watched goes first
   while :; do
     # Made here before other hosts write them: NFS hides a new file for a minute from a host that looked too early.
     for node in "${!nodes[@]}"; do : >"$STATUS/$name.$node.beat"; done
@@ -573,6 +577,8 @@ ports_free() {
 # step [FLAGS...] -- COMMAND...: one life of a replica, as `start` describes it, until all of it has ended.
 step() {
   local node hosts='' per=${node_cpus:-$cpus} extra=() held previous='' line
+  # Slurm begins one step after another: what is watched goes first.
+  [[ $name != _* ]] || { sleep 0.2 && [[ -z $stopping ]]; } || return 0
   for node in "${nodes[@]}"; do hosts+=,${HOSTS[node]}; done
   [[ -z $per ]] || extra+=(-c "$((per / tasks > 0 ? per / tasks : 1))")
   # Of steps that overlap each is given the first cores of the node: so all ask for all of them, and are not bound.

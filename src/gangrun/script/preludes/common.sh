@@ -189,7 +189,6 @@ live() {
   local code first node stopping='' lost=''
   trap 'stopping=yes' HUP INT TERM
   trap : USR1 USR2
-  [[ $name != _* ]] || sleep 0.2 # Slurm begins one step after another, and what is watched goes first
   while :; do
     # Made here before other hosts write them: NFS hides a new file for a minute from a host that looked too early.
     for node in "${!nodes[@]}"; do : >"$STATUS/$name.$node.beat"; done
