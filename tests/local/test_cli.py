@@ -209,6 +209,40 @@ def test_a_bad_command_line(project: Project, said: Callable[..., Done], name: s
     refused(project, said(*words), *told)
 
 
+@pytest.mark.parametrize(
+    ("target", "why", "way_out"),
+    [
+        (".", "Is a directory", "name another file"),
+        ("", "Is a directory", "name another file"),
+        ("/proc/x.sh", "No such file or directory", "name another file"),
+        ("no/dir/x.sh", "there is no folder no/dir", "mkdir -p no/dir"),
+    ],
+)
+@pytest.mark.parametrize("more", [[], ["--as-spec"]])
+def test_a_script_that_cannot_be_written_leaves_no_run(
+    project: Project, said: Callable[..., Done], target: str, why: str, way_out: str, more: list[str]
+) -> None:
+    project.write("c.py", "")
+    asked = ("generate", "--config-file", "c.py", "--output", "logs/%j", "--output-file", target, *more)
+    refused(project, said(*asked), f"--output-file {target or '.'}: the script cannot be written", why, way_out)
+    assert not (project.dir / "no").exists()
+    assert not (project.dir / "logs").exists()
+
+
+def test_a_script_for_no_slurm_says_so(project: Project, said: Callable[..., Done]) -> None:
+    project.write("c.py", "")
+    done = said("generate", "--config-file", "c.py", "--output-file", "x.sh")
+    assert done.code == 0
+    assert "the cluster is local, so nothing is asked of Slurm; --cluster NAME chooses another" in done.err
+    assert "the cluster is" not in said("generate", "--config-file", "c.py", "--cluster", "local").err
+    mail = ("--mail-user", "a@b.example", "--mail-type", "END,SOMETIMES")
+    done = said("generate", "--config-file", "c.py", *mail)
+    assert (done.code, done.out) == (2, "")
+    assert "c.py" not in done.err.partition(":")[0]
+    assert "--mail-type knows no 'SOMETIMES': there are NONE, BEGIN, END, FAIL" in done.err
+    assert said("generate", "--config-file", "c.py", *mail[:-1], "begin,TIME_LIMIT_90").code == 0
+
+
 def test_a_name_that_no_run_can_have(project: Project, said: Callable[..., Done]) -> None:
     long = f"experiments/{'x' * 60}/run.toml"
     project.write(long, sh("true"))

@@ -9,13 +9,15 @@ import argparse
 import sys
 from dataclasses import fields
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING
 
 from gangrun.cli import inputs
-from gangrun.errors import InputError
+from gangrun.errors import InputError, RecordError
 
 if TYPE_CHECKING:
     from gangrun.recipes.generate import Asked
+    from gangrun.record.rundir import RunDir
     from gangrun.spec.profile import Cluster
 
 
@@ -53,19 +55,23 @@ def run(args: argparse.Namespace) -> int:
 
     cluster = clusters.choose(args.cluster, None, inputs.project_here())
     asked = Asked(**{field.name: getattr(args, field.name) for field in fields(Asked)})
-    name = ""
+    made = None
     if args.as_spec:
         text = _spec(asked, cluster)
         _ready(asked, args.output_file)
     else:
-        name, text = _script(asked, cluster, args.output_file)
+        made = _script(asked, cluster, args.output_file)
+        text = made.script.read_text(encoding="utf-8", errors="surrogateescape")
     if args.output_file is None:
         print(text, end="")
     else:
-        Path(args.output_file).write_text(text, encoding="utf-8", errors="surrogateescape")
-    if name:
-        sender = "bash" if cluster.profile.scheduler == "local" else "sbatch"
-        inputs.say(f"{name} is written, not sent: {sender} {args.output_file or 'SCRIPT'}")
+        _write(Path(args.output_file), text, made)
+    local = cluster.profile.scheduler == "local"
+    if local and not args.cluster:
+        inputs.say(f"the cluster is {cluster.name}, so nothing is asked of Slurm; --cluster NAME chooses another")
+    if made:
+        sender = "bash" if local else "sbatch"
+        inputs.say(f"{made.run_id} is written, not sent: {sender} {args.output_file or 'SCRIPT'}")
     return 0
 
 
@@ -80,8 +86,8 @@ def _spec(asked: Asked, cluster: Cluster) -> str:
     return head + tomli_w.dumps(as_spec(asked, cluster))
 
 
-def _script(asked: Asked, cluster: Cluster, file: str | None) -> tuple[str, str]:
-    """The name of the run, made, and its script."""
+def _script(asked: Asked, cluster: Cluster, file: str | None) -> RunDir:
+    """The run, made."""
     from gangrun import submission
     from gangrun.recipes.generate import experiment
     from gangrun.resolve import resolve
@@ -92,23 +98,44 @@ def _script(asked: Asked, cluster: Cluster, file: str | None) -> tuple[str, str]
     plan = resolve(made, cluster)
     render(plan, "check", "/run")
     _ready(asked, file)
-    created = submission.create(submission.store_of(made.project), made, plan, sys.argv)
-    return created.run_id, created.script.read_text(encoding="utf-8", errors="surrogateescape")
+    return submission.create(submission.store_of(made.project), made, plan, sys.argv)
 
 
 def _ready(asked: Asked, file: str | None) -> None:
     """Raises InputError where a file cannot be written, before anything else is."""
+    if file is not None:
+        _check_target(Path(file))
     for log in (asked.output, asked.error):
         # sbatch makes no folder, and a job without its log fails before its first line.
         if log is not None and "%" not in str(Path(log).parent):
             _make(Path(log).parent)
-    if file is None:
-        return
-    _make(Path(file).parent)
+
+
+def _check_target(file: Path) -> None:
+    """Raises InputError where the script could not be written there. A folder with a typing error is not made."""
+    there = file.exists()
     try:
-        Path(file).touch()
+        with file.open("ab"):
+            pass
     except OSError as error:
-        raise InputError(f"cannot be written: {error.strerror}", where=file) from error
+        if not file.parent.is_dir():
+            why, way_out = f"there is no folder {file.parent}", f"make it first: mkdir -p {quote(str(file.parent))}"
+        else:
+            why, way_out = error.strerror or "", "name another file, or none to have it on stdout"
+        raise InputError(
+            "the script cannot be written", where=f"--output-file {file}", why=why, way_out=way_out
+        ) from error
+    if not there:
+        file.unlink()
+
+
+def _write(file: Path, text: str, made: RunDir | None) -> None:
+    """Raises RecordError, as for a disk that is full: what can be seen before the run is made was."""
+    try:
+        file.write_text(text, encoding="utf-8", errors="surrogateescape")
+    except OSError as error:
+        way_out = f"send the run's own: {made.script}" if made else ""
+        raise RecordError("cannot be written", where=str(file), why=error.strerror or "", way_out=way_out) from error
 
 
 def _make(folder: Path) -> None:

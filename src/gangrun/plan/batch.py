@@ -15,6 +15,11 @@ AUTO = "auto"
 """The partition that is chosen when a job is sent, unless a profile has another one under this name."""
 _OURS = ("job-name", "array", "wrap", "parsable", "test-only", "wait")
 """Flags that would take away what the record relies on."""
+_MAIL = (
+    "NONE", "BEGIN", "END", "FAIL", "REQUEUE", "ALL", "INVALID_DEPEND", "STAGE_OUT", "TIME_LIMIT", "TIME_LIMIT_90",
+    "TIME_LIMIT_80", "TIME_LIMIT_50", "ARRAY_TASKS",
+)  # fmt: skip
+"""What --mail-type takes, in either case, joined by commas, as its manual says."""
 
 
 def batch_flags(
@@ -88,6 +93,8 @@ def _refusal(flag: str, value: str | bool, cluster: Cluster, allocation: Allocat
         return f"the plan would not know of it: say allocation.{OWN_KEY[flag]}"
     if flag in ("ntasks", "ntasks-per-node"):
         return "the roles decide how many tasks run: say tasks for each role"
+    if flag == "mail-type" and (odd := [event for event in str(value).split(",") if event.upper() not in _MAIL]):
+        return f"--mail-type knows no {odd[0]!r}: there are {', '.join(_MAIL)}"
     if flag in ("gres", "gpus", "gpus-per-node"):
         # Said here rather than by allocation.gpus for a type of GPU, gpu:a100:4; the number must be the plan's.
         asked = _gpus(str(value) if flag == "gres" else f"gpu:{value}")
