@@ -14,8 +14,7 @@ from gangrun.plan.model import Need
 from gangrun.record import events, items
 from gangrun.record.rundir import RunDir
 from gangrun.scheduler.model import Scheduler
-from gangrun.spec.profile import Cluster
-from gangrun.sweeps import SweepPlan
+from gangrun.sweeps import SweepPlan, shown_of
 
 SENDERS = 4
 """Submissions under way at once. One sbatch after another made 118 jobs a second, four at once 277."""
@@ -24,7 +23,6 @@ SENDERS = 4
 def send(
     run: RunDir,
     plan: AnyPlan,
-    cluster: Cluster,
     scheduler: Scheduler,
     links: Sequence[Link],
     flags: Sequence[str] = (),
@@ -37,13 +35,13 @@ def send(
     On this machine nothing is queued, and the script itself waits. Raises Rejected or another SchedulerError, with what
     was queued before it going on.
     """
-    local = cluster.profile.scheduler == "local"
+    local = shown_of(plan).scheduler == "local"
     needed = {} if local else {link.need: link.job for link in links if link.job}
     if isinstance(plan, SweepPlan):
         sweep_submission.send(run, plan, scheduler, flags, needed, sent)
     else:
         waits = chains.flags(list(dict.fromkeys(needed.values())))
-        sent(run, submission.send(run, cluster.name, scheduler, (*waits, *flags), attempt))
+        sent(run, submission.send(run, plan.cluster, scheduler, (*waits, *flags), attempt))
 
 
 class Dispatch:
@@ -53,7 +51,7 @@ class Dispatch:
         self,
         links: Mapping[Need, Link],
         flags: Sequence[str],
-        told: Callable[[RunDir, AnyPlan, Cluster, Sequence[str]], None],
+        told: Callable[[RunDir, AnyPlan, Sequence[str]], None],
         failed: Callable[[GangrunError], None],
     ) -> None:
         """`links` lead to runs that were there before; `told` hears of each run with its jobs, `failed` of each error,
@@ -75,15 +73,13 @@ class Dispatch:
         for one in self._sending.values():
             one.result()  # what is no GangrunError comes out here
 
-    def add(self, run: RunDir, plan: AnyPlan, cluster: Cluster, scheduler: Scheduler) -> None:
+    def add(self, run: RunDir, plan: AnyPlan, scheduler: Scheduler) -> None:
         """Sends a run that has been created; what it needs of this call has been added before."""
         links = [chains.link_to(need, self.links) for need in chains.needs_of(plan)]
-        self._sending[run] = self._senders.submit(self._send, run, plan, cluster, scheduler, links)
+        self._sending[run] = self._senders.submit(self._send, run, plan, scheduler, links)
         self.links[chains.name_of(plan)] = Link(chains.name_of(plan), run, pending=True)
 
-    def _send(
-        self, run: RunDir, plan: AnyPlan, cluster: Cluster, scheduler: Scheduler, links: Sequence[Link]
-    ) -> dict[RunDir, str]:
+    def _send(self, run: RunDir, plan: AnyPlan, scheduler: Scheduler, links: Sequence[Link]) -> dict[RunDir, str]:
         sent: dict[RunDir, str] = {}
         try:
             links = [replace(link, job=self._job_of(link)) for link in links]
@@ -92,11 +88,11 @@ class Dispatch:
                 error = Rejected(f"{run.run_id} was not sent, as {absent[0]}, which it needs, was not queued")
                 run.append(events.Rejected(error.what))
                 raise error
-            send(run, plan, cluster, scheduler, links, self._flags, sent=sent.__setitem__)
+            send(run, plan, scheduler, links, self._flags, sent=sent.__setitem__)
         except GangrunError as error:
             self._failed(error)
         if sent:
-            self._told(run, plan, cluster, list(sent.values()))
+            self._told(run, plan, list(sent.values()))
         return sent
 
     def _job_of(self, link: Link) -> str:

@@ -63,9 +63,7 @@ def run(args: argparse.Namespace) -> int:
         return inputs.follow_here(run, experiment.project, cluster, attempt=attempt)
     jobs: list[str] = []
     scheduler = inputs.sender(plan, cluster, clusters.scheduler_of(cluster, inputs.say))
-    dispatch.send(
-        run, plan, cluster, scheduler, list(links.values()), sent=lambda _, job: jobs.append(job), attempt=attempt
-    )
+    dispatch.send(run, plan, scheduler, list(links.values()), sent=lambda _, job: jobs.append(job), attempt=attempt)
     print(f"{run.run_id}  {inputs.named(jobs)} on {cluster.name}  {run.dir}", flush=True)
     return 0
 

@@ -238,18 +238,19 @@ def _send(
     """Creates the runs one after another while those before them are being sent."""
     from gangrun import chains, clusters, submission
     from gangrun.dispatch import Dispatch
-    from gangrun.sweeps import SweepPlan
+    from gangrun.sweeps import SweepPlan, shown_of
 
     stores = {experiment.project: submission.store_of(experiment.project) for experiment, _, _ in planned}
     schedulers = {cluster.name: clusters.scheduler_of(cluster, inputs.say) for _, cluster, _ in planned}
     failed: list[GangrunError] = []
     runs: list[RunDir] = []
 
-    def told(run: RunDir, plan: Plan | SweepPlan, cluster: Cluster, jobs: Sequence[str]) -> None:
+    def told(run: RunDir, plan: Plan | SweepPlan, jobs: Sequence[str]) -> None:
         if not args.json:
             # With its end in the same write, or lines of several senders run into each other.
             several = f"{len(plan.items)} items: " if isinstance(plan, SweepPlan) else ""
-            print(f"{run.run_id}  {several}{inputs.named(jobs)} on {cluster.name}  {run.dir}\n", end="", flush=True)
+            where = f"on {shown_of(plan).cluster}  {run.dir}"
+            print(f"{run.run_id}  {several}{inputs.named(jobs)} {where}\n", end="", flush=True)
 
     def complain(error: GangrunError) -> None:
         failed.append(error)
@@ -259,7 +260,7 @@ def _send(
         for experiment, cluster, plan in planned:
             bound = chains.bound(experiment, plan, dispatch.links)
             runs.append(inputs.created(stores[experiment.project], experiment, cluster, bound, args.flags))
-            dispatch.add(runs[-1], bound, cluster, inputs.sender(bound, cluster, schedulers[cluster.name]))
+            dispatch.add(runs[-1], bound, inputs.sender(bound, cluster, schedulers[cluster.name]))
     return runs, failed
 
 

@@ -76,7 +76,7 @@ def run(job: Job, args: argparse.Namespace) -> int:
     jobs: list[str] = []
     scheduler = clusters.scheduler_of(cluster, inputs.say)
     waited_for = list(links.values())
-    dispatch.send(created, plan, cluster, scheduler, waited_for, args.flags, sent=lambda _, job: jobs.append(job))
+    dispatch.send(created, plan, scheduler, waited_for, args.flags, sent=lambda _, job: jobs.append(job))
     if not args.json:
         print(f"{created.run_id}  {inputs.named(jobs)} on {cluster.name}  {created.dir}", flush=True)
         for name in job.logs:
