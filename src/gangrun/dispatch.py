@@ -70,7 +70,7 @@ class Dispatch:
         if kind is not None and not issubclass(kind, GangrunError):
             return  # the senders may wait a minute for a controller that is away
         self._senders.shutdown()  # what was created is sent
-        for one in self._sending.values():
+        for one in self._sending.values() if kind is None else ():
             one.result()  # what is no GangrunError comes out here
 
     def add(self, run: RunDir, plan: AnyPlan, scheduler: Scheduler) -> None:

@@ -428,12 +428,15 @@ def test_kill_9_of_the_batch_shell(go: Callable[[Script], Job], lab: Lab) -> Non
 
 def test_a_daemon_is_gone_even_where_slurm_kills_and_no_script_is_left(go: Callable[[Script], Job], lab: Lab) -> None:
     """Slurm's own KILL misses it, as its parent is the node's first process; the script, which would not, is dead."""
-    deaf = f"{DAEMON}; touch $GANGRUN_RUN_DIR/up; {DEAF}"
-    job = go(Script([start("m", "main", deaf, "nodes=0,1 tasks=2")], begin="2 0", flags=["--nodelist=node[3-4]"]))
+    deaf = f"{DAEMON}; touch $GANGRUN_RUN_DIR/up; ((GANGRUN_LOCAL_RANK)) || exec sleep 600; {DEAF}"
+    job = go(Script([start("m", "main", deaf, "tasks=2").replace("nodes=0", "nodes=0,1")], begin="2 0", flags=TWO))
     job.run.wait_for(lambda run: (run.dir / "up").exists() and len(daemons(lab)) == 4)
     subprocess.run(["kill", "-KILL", str(script_of(job, "node3"))], check=True)
     assert job.wait() == "FAILED"
     wait_for(lambda: not daemons(lab), 20)
+
+
+TWO = ["--nodelist=node[3-4]", "--ntasks-per-node=2", "--cpus-per-task=1"]
 
 
 def daemons(lab: Lab) -> list[int]:

@@ -7,7 +7,8 @@ a lighthouse begin at 1 (torchft 0.2.0). After a second beginning they would fin
 measured, four groups that had seen two deaths took no step for 71 s, and two of them died. Where it begins cannot be
 told to a lighthouse. So before anybody else can reach it, it is asked for quorums by replicas that do not exist, as if
 each had failed: for that it takes a new number every time. Hence it listens on a port of its own on the loopback, to
-which connections are passed on. Where somebody else has taken its port since the last life, this one waits for it.
+which connections are passed on; until then they wait. Where somebody else has taken its port since the last life, it
+waits for that.
 
 Needs torchft. Ends with 127 where that is missing, since another try would not find it either.
 """
@@ -89,22 +90,23 @@ def count_on(torchft: Any, address: str, replicas: int, numbers: int) -> None:
         server.shutdown()
 
 
-def bound(port: int, patience: float) -> socket.socket:
-    """A socket that holds this port of all addresses, by IPv6 and IPv4, and does not listen yet.
+def listening(port: int, patience: float) -> socket.socket:
+    """A socket that listens on this port of all addresses, by IPv6 and IPv4.
 
     Raises OSError if it is still taken after `patience` seconds.
     """
     deadline, told = time.monotonic() + patience, False
-    listener = socket.socket(socket.AF_INET6 if os.path.exists("/proc/net/if_inet6") else socket.AF_INET)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    if listener.family == socket.AF_INET6:
-        listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
     while True:
+        listener = socket.socket(socket.AF_INET6 if os.path.exists("/proc/net/if_inet6") else socket.AF_INET)
         try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if listener.family == socket.AF_INET6:
+                listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
             listener.bind(("", port))
+            listener.listen(1024)
         except OSError as error:
+            listener.close()
             if time.monotonic() > deadline:
-                listener.close()
                 raise
             if not told:
                 print(f"gangrun: the lighthouse waits for its port: {error}", file=sys.stderr, flush=True)
@@ -155,7 +157,7 @@ def main(argv: List[str]) -> int:
         print(f"gangrun: {sys.executable} has no torchft, which the lighthouse needs: {where}", file=sys.stderr)
         return 127
     try:
-        listener = bound(port, PATIENCE)
+        listener = listening(port, PATIENCE)
     except OSError as error:
         print(f"gangrun: the lighthouse cannot listen on its port: {error}", file=sys.stderr)
         return 1

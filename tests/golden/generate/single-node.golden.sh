@@ -260,7 +260,7 @@ unused() {
 
 # A replica from its first life to its last, with what `start` has set. Outlives signals sent to all of the job.
 live() {
-  local code first node stopping='' lost=''
+  local code first node stopping='' lost='' life=0
   trap 'stopping=yes' HUP INT TERM
   trap : USR1 USR2
   while :; do
@@ -433,21 +433,21 @@ stop() {
 task() {
   local name=$1 gpus=$2 cpus=$3 threads=$4 address=$5 port=$6 parts=$7
   local status=$GANGRUN_RUN_DIR/attempts/$GANGRUN_ATTEMPT/status
-  local token=$GANGRUN_RUN_NAME/$GANGRUN_JOB/$GANGRUN_ATTEMPT/$1/$life/ stopped='' code variable given wanted picked index pipe='' beat guard
+  local token=$GANGRUN_RUN_NAME/$GANGRUN_JOB/$GANGRUN_ATTEMPT/$1/$life/$rank/ stopped='' code variable given wanted picked index pipe='' beat guard
   shift 7
-  trap 'stopped=yes' TERM
-  trap : HUP INT USR1 USR2
+  trap '' HUP INT TERM USR1 USR2 # for these two from their birth
   if ((local_rank == 0)); then
     coproc BEAT { beat "$status/$name.$node_rank.beat"; }
     pipe=${BEAT[1]} beat=$BEAT_PID
-    exec {guard}> >(guard "$token")
   fi
-  token+=$rank/
+  exec {guard}> >(guard "$token")
+  trap 'stopped=yes' TERM
+  trap : HUP INT USR1 USR2
   # Bash remarks on a program that a signal ends, which is none of the program's output: hence the outer 2>/dev/null.
   {
     (
       exec 2>&1
-      [[ -z $pipe ]] || exec {guard}>&-
+      exec {guard}>&-
       # Of the devices that the scheduler gave, by whatever name, those at the replica's indices.
       IFS=, read -ra wanted <<<"$gpus"
       for variable in {CUDA,ROCR,HIP}_VISIBLE_DEVICES ZE_AFFINITY_MASK GPU_DEVICE_ORDINAL; do
@@ -473,12 +473,13 @@ task() {
   code=$?
   # noclobber: only the first task that fails gets to write
   ((code == 0)) || (set -C && printf '%s\n' "$code $rank ${SLURMD_NODENAME:-$HOSTNAME}" >"$status/$name.first") 2>/dev/null
-  if sweep "$token" && [[ -n $pipe ]]; then
+  if sweep "$token"; then
     trap '' PIPE # somebody may have killed it
-    echo swept >&"$guard"
+    { echo swept >&"$guard"; } 2>/dev/null
   fi
+  exec {guard}>&-
   if [[ -n $pipe ]]; then
-    exec {guard}>&- {pipe}>&-
+    exec {pipe}>&-
     while kill -0 "$beat" 2>/dev/null; do wait "$beat"; done # a signal ends a wait
     printf 'exit %s\n' "$code" >"$status/$name.$node_rank.beat"
   fi
@@ -499,7 +500,6 @@ has() {
 # Writes down the time every few seconds until its input ends: a pipe that only `task` holds, so it cannot outlive it.
 beat() {
   local ticks=0
-  trap '' HUP INT TERM USR1 USR2
   while
     ((ticks++ % BEAT_EVERY)) || printf '%(%s)T\n' -1 >"$1"
     read -rt 1
@@ -512,10 +512,7 @@ beat() {
 # does this: an orphan with a group of its own and none of the step's output, for which the step would wait.
 guard() {
   set -m
-  {
-    trap '' HUP INT TERM USR1 USR2
-    read -r || sweep "$1"
-  } <&0 >/dev/null 2>&1 &
+  { read -r || sweep "$1"; } <&0 >/dev/null 2>&1 &
 }
 
 # Kills what has this token in its environment, whichever session it is in and whoever its parent is by now. Fails if
@@ -612,7 +609,7 @@ ports_free() {
 step() {
   local node hosts='' per=${node_cpus:-$cpus} extra=() held previous='' line
   # Slurm begins one step after another: what is watched goes first.
-  [[ $name != _* ]] || { sleep 0.2 && [[ -z $stopping ]]; } || return 0
+  [[ $name != _* ]] || { sleep 0.2; [[ -z $stopping ]]; } || return 0
   for node in "${nodes[@]}"; do hosts+=,${HOSTS[node]}; done
   [[ -z $per ]] || extra+=(-c "$((per / tasks > 0 ? per / tasks : 1))")
   # Of steps that overlap each is given the first cores of the node: so all ask for all of them, and are not bound.

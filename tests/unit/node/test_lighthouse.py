@@ -19,7 +19,8 @@ from typing import Any
 import pytest
 from tests.gangrun_cli import wait_for
 
-from gangrun.node.lighthouse import bound, used
+from gangrun.node.lighthouse import listening as listening_socket
+from gangrun.node.lighthouse import used
 
 PROGRAM = str(files("gangrun.node") / "lighthouse.py")
 OPTIONS = ("--min_replicas=2", "--quorum_tick_ms=20", "--join_timeout_ms=5000", "--heartbeat_timeout_ms=300")
@@ -133,7 +134,7 @@ def test_a_port_that_somebody_took_in_between_is_waited_for(status: Path) -> Non
 
 def test_a_port_that_stays_taken(capsys: pytest.CaptureFixture[str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(OSError, match="Errno 98"):
-        bound(taken.getsockname()[1], 0.3)
+        listening_socket(taken.getsockname()[1], 0.3)
     assert capsys.readouterr().err.count("the lighthouse waits for its port") == 1
 
 

@@ -19,10 +19,10 @@ def end_of_job() -> float:
     if not job:
         return FAR
     given = os.environ.get("SLURM_JOB_END_TIME", "")
-    if given.isdigit():
+    if given.isdigit() and int(given):
         return float(given)
-    try:  # before 22.05
-        left = parse_left(_slurm("squeue", "--noheader", "--jobs", job, "--format", "%L"))
+    try:  # before 22.05; the agents do not wait much longer for their driver
+        left = parse_left(_slurm("squeue", "--noheader", "--jobs", job, "--format", "%L", patience=10))
     except SlurmError:
         return FAR
     return time.time() + left if left is not None else FAR
@@ -63,10 +63,16 @@ def _environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name in kept or not name.startswith(flags)}
 
 
-def _slurm(*argv: str) -> str:
+def _slurm(*argv: str, patience: float = 60) -> str:
     try:
         done = subprocess.run(
-            argv, env=_environment(), stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False
+            argv,
+            env=_environment(),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=patience,
+            check=False,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise SlurmError(str(error)) from error

@@ -88,7 +88,7 @@ ports_free() {
 step() {
   local node_rank=-1 local_rank rank=0 world=$((${#nodes[@]} * tasks)) groups=() children=() words='' signal deadline='' node beat ended worst=0
   shift "$((flags + 1))" # they are for srun
-  life=$((${life:-0} + 1))
+  ((++life))
   set -m
   trap "stopping=yes words+=' TERM'" TERM
   trap "stopping=yes words+=' HUP'" HUP
