@@ -35,6 +35,8 @@ _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 _FLAG = re.compile(r"[a-z][a-z0-9-]+")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_URL = re.compile(r"\{.*|http://[^\s/:].*|[^\s/:]+:(?:\d+|\{[^\s{}]+\})(?:/.*)?")
+"""What the script can ask whether a server answers; behind a reference in front may be any of it."""
 _FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 _TAKEN = frozenset({"count", "file", "index", "run", "self"})
 """First words of references that mean something else."""
@@ -177,6 +179,25 @@ def _file_name(name: str) -> str:
     return name
 
 
+def _folder(text: str) -> str:
+    parts = text.split("/")
+    if "" in parts or "." in parts or ".." in parts or _CONTROL.search(text):
+        raise ValueError(f"{text!r} is no folder in outputs: write 'training'")
+    return text
+
+
+def _not_empty(text: str) -> str:
+    if not text:
+        raise ValueError("is empty: without the key the name is that of the file or folder")
+    return text
+
+
+def _url(text: str) -> str:
+    if not _URL.fullmatch(text):
+        raise ValueError(f"{text!r} is no URL to ask: write 'http://HOST:PORT/PATH'; the host can be {{self.host}}")
+    return text
+
+
 def _files_apart(files: dict[str, str]) -> dict[str, str]:
     for name in files:
         if inside := next((other for other in files if other.startswith(f"{name}/")), None):
@@ -309,6 +330,9 @@ Command = Annotated[
 _NAMES_SCHEMA = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}
 Names = Annotated[tuple[str, ...], BeforeValidator(_listed), WithJsonSchema(_NAMES_SCHEMA)]
 Line = Annotated[str, AfterValidator(_one_line)]
+Folder = Annotated[str, AfterValidator(_folder)]
+Name = Annotated[str, AfterValidator(_not_empty)]
+Url = Annotated[Text, AfterValidator(_url)]
 Image = Annotated[str, AfterValidator(_one_line), AfterValidator(_image)]
 Mount = Annotated[str, AfterValidator(_one_line), AfterValidator(_mount)]
 Inside = Annotated[str, AfterValidator(_one_line), AfterValidator(_inside)]
@@ -416,7 +440,7 @@ class Ready(_Model):
 
     port: str | None = None
     """The name of one of the role's ports: ready when something listens there."""
-    http: Text | None = None
+    http: Url | None = None
     """A URL: ready when it answers with 2xx or 3xx."""
     file: Text | None = None
     """A path: ready when it exists."""
@@ -823,9 +847,9 @@ class Spec(RoleKeys):
 
     extends: Names = ()
     """Files that this one builds on, relative to it: tables merge deeply, lists replace, later files win."""
-    experiment: str | None = None
+    experiment: Name | None = None
     """Name of the experiment, by default the folder's."""
-    step: str | None = None
+    step: Name | None = None
     """Name of the step, by default the file's."""
     seed: Seed | None = None
     """Seed of the run, `{seed}` in commands; by default the number that ends the file's name after `_`. `"random"` is
@@ -846,7 +870,7 @@ class Spec(RoleKeys):
     """Environment of every role."""
     dotlist: Dotlists = {}
     """Variables that hold a configuration as `a=1 b.c=2`, by name: a table of its keys, with references."""
-    output: Line | None = None
+    output: Folder | None = None
     """A folder in `outputs` where the run is linked, too: `training` is outputs/training/<experiment>/<step>/…"""
     setup: SetupOf = Setup()
     """Modules, virtual environment and lines of bash at the start of the job."""

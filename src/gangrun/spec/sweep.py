@@ -294,7 +294,8 @@ class _Expansion:
     def _same(self, combined: Sequence[_Combination]) -> None:
         seen: dict[tuple[tuple[str, str], ...], int] = {}
         for number, one in enumerate(combined):
-            key = tuple((name, repr(value)) for name, value in one.values.items())
+            # By what a program reads, for which 1 and "1" are the same; what a key with dots may be, its key says.
+            key = tuple((name, repr(value) if "." in name else text(value)) for name, value in one.values.items())
             if (other := seen.setdefault(key, number)) != number and not one.name:
                 told = ", ".join(f"{name} = {text(value)}" for name, value in one.values.items())
                 what = f"items {other} and {number} are the same: {told}"

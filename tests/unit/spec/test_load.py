@@ -90,12 +90,36 @@ ready = { port = "a", htpp = "b" }
         ("[campaign]\nmerge = 3", "2: campaign.merge: should be a list, or should be a table, not 3"),
         ("monitor = { on = 'yes' }", "1: monitor.on: should be true or false, not 'yes'"),
         ("[pool]\ncontinue = 1", "2: pool.continue: should be true or false, not 1"),
+        ("output = '../../evil'", "1: output: '../../evil' is no folder in outputs: write 'training'"),
+        ("output = '/tmp/x'", "1: output: '/tmp/x' is no folder in outputs"),
+        ("output = '.'", "1: output: '.' is no folder in outputs"),
+        ("step = ''", "1: step: is empty: without the key the name is that of the file"),
+        ("experiment = ''", "1: experiment: is empty"),
+        ("ready.http = 'notaurl'", "1: ready.http: 'notaurl' is no URL to ask: write 'http://HOST:PORT/PATH'"),
+        ("ready.http = 'https://here:80/'", "1: ready.http: 'https://here:80/' is no URL to ask"),
         ("setup.venv = true", "1: setup.venv: should be text, in quotes, or should be false, not true"),
     ],
 )
 def test_one_problem(text: str, problem: str, write: Write) -> None:
     (told,) = problems(write(text))
     assert told.startswith(f"exp/step.toml:{problem}")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://localhost",
+        "http://{self.host}:{self.port.http}/health",
+        "{self.host}:{self.port.http}",
+        "node{index}.cluster:80/{lr}",
+        "localhost:8000",
+        "{url}",
+    ],
+)
+def test_what_a_server_can_be_asked_by(url: str, write: Write) -> None:
+    ready = load(write(f"command = ['x']\nready.http = '{url}'")).spec.roles["main"].ready
+    assert ready is not None
+    assert ready.http == url
 
 
 def test_a_file_that_is_no_text(write: Write) -> None:

@@ -182,7 +182,9 @@ SPEC: dict[str, Any] = {
     "env": {"A": "x", "B": 1},
     "setup": ["module load x"],
     "container": {"runtime": "pyxis", "image": "x", "mounts": ["/a:/b"]},
-    "roles": {"server": {"gpus": "shared", "ready": {"http": "x", "within": 3}, "ports": "http", "after": ["a", "b"]}},
+    "roles": {
+        "server": {"gpus": "shared", "ready": {"http": "x:1", "within": 3}, "ports": "http", "after": ["a", "b"]},
+    },
 }
 
 

@@ -122,6 +122,7 @@ def test_odd_values_give_safe_names_that_differ(tmp_path: Path, odd: str) -> Non
         ("a = []", "has no value"),
         ("a = [1]\nexclude = [{ a = 1 }]", "leaves no item"),
         ("a = [1, 1]", "items 0 and 1 are the same: a = 1"),
+        ("a = [1, 1.0, '1']", "items 0 and 2 are the same: a = 1"),
         ('list = [{ a = 1, name = "n" }, { a = 2, name = "n" }]', "a second item is named 'n'"),
         ('list = [{ a = 1, name = "../n" }]', "cannot name an item"),
         ("a = [1]\nzip = [{ a = [1] }]", "a has its values already"),
