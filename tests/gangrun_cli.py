@@ -165,7 +165,7 @@ def project_in(folder: Path, **env: str) -> Project:
     return Project(folder, env)
 
 
-def wait_for(what: Callable[[], T], limit: float = 30, every: float = 0.1) -> T:
+def wait_for(what: Callable[[], T], limit: float = 60, every: float = 0.1) -> T:
     """Polls until it is true, and returns what it was then."""
     deadline = time.monotonic() + limit
     while not (value := what()):

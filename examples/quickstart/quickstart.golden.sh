@@ -565,8 +565,8 @@ ports_free() {
 # step [FLAGS...] -- COMMAND...: one life of a replica, as `start` describes it, until all of it has ended.
 step() {
   local node hosts='' per=${node_cpus:-$cpus} extra=() held previous='' line
-  # Slurm begins one step after another: what is watched goes first.
-  [[ $name != _* ]] || { sleep 0.2; [[ -z $stopping ]]; } || return 0
+  # Slurm begins one step after another: what is watched goes first. Bash remarks on a sleep that is killed.
+  [[ $name != _* ]] || { sleep 0.2; [[ -z $stopping ]]; } 2>/dev/null || return 0
   for node in "${nodes[@]}"; do hosts+=,${HOSTS[node]}; done
   [[ -z $per ]] || extra+=(-c "$((per / tasks > 0 ? per / tasks : 1))")
   # Of steps that overlap each is given the first cores of the node: so all ask for all of them, and are not bound.
