@@ -198,6 +198,8 @@ BAD_LINES = {
     "no such run": (("show", "nobody"), ("no run 'nobody'",)),
     "no run yet": (("logs",), ("there is no run yet",)),
     "a limit that is no number": (("ls", "-n", "few"), ("'few' is no number",)),
+    "a limit of none": (("ls", "-n", "0"), ("'0' is no number from 1",)),
+    "a limit below none": (("ls", "-n", "-1"), ("'-1' is no number from 1",)),
     "cancel nothing": (("cancel",), ("the following arguments are required: RUN",)),
 }
 
@@ -235,6 +237,7 @@ def test_a_script_for_no_slurm_says_so(project: Project, said: Callable[..., Don
     assert done.code == 0
     assert "the cluster is local, so nothing is asked of Slurm; --cluster NAME chooses another" in done.err
     assert "the cluster is" not in said("generate", "--config-file", "c.py", "--cluster", "local").err
+    assert said("ls", "--state", "bogus").out == "no run is like that; they are CREATED\n"
     mail = ("--mail-user", "a@b.example", "--mail-type", "END,SOMETIMES")
     done = said("generate", "--config-file", "c.py", *mail)
     assert (done.code, done.out) == (2, "")

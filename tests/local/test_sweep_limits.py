@@ -177,10 +177,10 @@ def test_an_array_waits_task_by_task_only_for_one_in_its_order(project: Project,
 def test_zero_is_no_limit(project: Project, fake_slurm: Fake, mode: str) -> None:
     fake = fake_slurm()
     submit(project, mode)
-    for word in ("0", "two"):
+    for word, why in (("0", "with none at once nothing would go on"), ("two", "it is no number")):
         for more in ([], ["--nodes"], ["--attempts"]):
             done = project.gangrun("throttle", "latest", word, *more)
-            assert (done.code, f"{word!r} is no limit" in done.err) == (2, True)
+            assert (done.code, f"{word!r} is no limit: {why}" in done.err) == (2, True)
             assert "`any` for no limit; gangrun cancel RUN ends" in done.err
     folder = Path(project.run()["dir"])
     assert not (folder / "throttle").exists()

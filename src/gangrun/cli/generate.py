@@ -31,13 +31,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--account", metavar="NAME", help="account, in place of the profile's")
     add("--mem", metavar="SIZE", help="memory on each node, in place of the profile's")
     add("--time", metavar="TIME", help="time limit (default: the profile's, or 36:00:00)")
-    add("--nodes", metavar="N", type=_positive, default=2, help="nodes (default: 2)")
+    add("--nodes", metavar="N", type=inputs.positive, default=2, help="nodes (default: 2)")
     add("--gpus-per-node", metavar="N", type=inputs.count, help="GPUs on each (default: the profile's, or 8)")
-    add("--cpus-per-node", metavar="N", type=_positive, help="CPUs of each, in place of the profile's")
-    add("--ntasks-per-node", metavar="N", type=_positive, help="tasks that share them (default: groups and lighthouse)")
+    add("--cpus-per-node", metavar="N", type=inputs.positive, help="CPUs of each, in place of the profile's")
+    add(
+        "--ntasks-per-node",
+        metavar="N",
+        type=inputs.positive,
+        help="tasks that share them (default: groups and lighthouse)",
+    )
     add("--use-ddp", action="store_true", help="train as one, by torchrun over all nodes")
-    add("--num-ft-replicas-per-node", metavar="N", type=_positive, help="replica groups on each node (default: 8)")
-    add("--nodes-per-replica", metavar="N", type=_positive, default=1, help="nodes of each replica group (default: 1)")
+    add(
+        "--num-ft-replicas-per-node", metavar="N", type=inputs.positive, help="replica groups on each node (default: 8)"
+    )
+    add(
+        "--nodes-per-replica",
+        metavar="N",
+        type=inputs.positive,
+        default=1,
+        help="nodes of each replica group (default: 1)",
+    )
     add("--extra-args", metavar="ARGS", default="", help="words for --cfg_options, handed over as they stand")
     add("--mail-user", metavar="EMAIL", help="whom Slurm writes to")
     add("--mail-type", metavar="EVENTS", help="when (default with --mail-user: BEGIN,END,FAIL)")
@@ -143,9 +156,3 @@ def _make(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"cannot be made: {error.strerror}", where=str(folder)) from error
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or not int(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1")
-    return int(text)

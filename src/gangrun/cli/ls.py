@@ -12,7 +12,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("where", nargs="?", default="", metavar="EXPERIMENT[/STEP]", help="only these runs")
     parser.add_argument("--state", metavar="STATE", action="append", help="only runs in this state, such as failed")
     help_ = "at most N runs (default: 30; with --json all)"
-    parser.add_argument("-n", "--limit", type=inputs.count, metavar="N", help=help_)
+    parser.add_argument("-n", "--limit", type=inputs.positive, metavar="N", help=help_)
     inputs.add_json(parser)
 
 
@@ -41,7 +41,8 @@ def run(args: argparse.Namespace) -> int:
         print_json([as_data(state) for state in matching[:limit]])
         return 0
     if not matching and (args.where or wanted):
-        print("no run is like that; gangrun ls lists all")
+        there = ", ".join(sorted({state.state for state in states}))
+        print(f"no run is like that; {f'they are {there}' if there else 'gangrun ls lists all'}")
         return 0
     from gangrun.views.runs import table
 

@@ -58,6 +58,7 @@ def _most(text: str) -> int:
     if text == "any":
         return 0
     if not text.isdecimal() or not int(text):
+        why = "with none at once nothing would go on" if text.isdecimal() else "it is no number"
         way_out = "a number from 1, or `any` for no limit; gangrun cancel RUN ends the sweep"
-        raise UsageError(f"{text!r} is no limit: with none at once nothing would go on", way_out=way_out)
+        raise UsageError(f"{text!r} is no limit: {why}", way_out=way_out)
     return int(text)

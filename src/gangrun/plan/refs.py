@@ -110,4 +110,5 @@ def _resolve(name: str, scope: Scope) -> Sequence[Part]:
 def _known(scope: Scope) -> str:
     facts = " ".join(f"{{{name}}}" for name in scope.facts)
     owners = ", ".join((*(["self"] if scope.self_ else []), *scope.roles))
-    return f"there are {facts} and host, port.NAME, addresses.NAME of {owners}"
+    of_roles = f"host, port.NAME, addresses.NAME of {owners}" if owners else ""
+    return f"there are {' and '.join(filter(None, (facts, of_roles)))}" if facts or owners else "there are none here"

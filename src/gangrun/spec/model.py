@@ -80,8 +80,9 @@ def _seconds(value: object) -> int:
 
 
 def _walltime(value: object) -> int:
-    if isinstance(value, int) or (isinstance(value, str) and value.isdigit()):
-        raise ValueError(f"{value!r} could mean minutes or seconds: write '{value}m', '{value}s' or '00:{value}:00'")
+    bare = not isinstance(value, bool) and isinstance(value, (int, str)) and str(value).isdecimal()
+    if bare and int(str(value)):
+        raise ValueError(f"{value!r} could mean minutes or seconds: write '{value}m' or '{value}s'")
     seconds = _seconds(value)
     if not seconds:
         raise ValueError("a time limit must be longer than nothing")

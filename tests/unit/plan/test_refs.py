@@ -83,6 +83,15 @@ def test_strings_of_the_whole_experiment_have_no_self() -> None:
     assert "addresses.NAME of server;" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("facts", "known"), [({"seed": "1", "lr": "2"}, "there are {seed} {lr}"), ({}, "there are none here")]
+)
+def test_where_there_are_no_roles_none_are_spoken_of(facts: dict[str, str], known: str) -> None:
+    with pytest.raises(UnknownReferenceError) as caught:
+        word("{steps}", Scope({}, facts))
+    assert str(caught.value) == f"unknown reference {{steps}}; {known}; for a brace itself write {{{{ or }}}}"
+
+
 @given(st.text())
 def test_doubled_braces_are_the_text_itself(text: str) -> None:
     assert word(text.replace("{", "{{").replace("}", "}}"), SCOPE) == Word.of(text)

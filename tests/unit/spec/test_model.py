@@ -52,9 +52,13 @@ def test_a_bare_number_is_seconds_but_never_a_time_limit() -> None:
     assert Spec.model_validate({"grace": 45}).grace == 45
     assert "negative" in words(Spec, grace=-1)
     # For sbatch it would be minutes.
-    assert "minutes or seconds: write '90m', '90s'" in words(Allocation, time=90)
+    assert words(Allocation, time=3600).endswith("minutes or seconds: write '3600m' or '3600s'")
+    assert [Allocation.model_validate({"time": one}).time for one in ("3600m", "3600s")] == [216_000, 3600]
     assert "minutes or seconds" in words(Allocation, time="90")
     assert "longer than nothing" in words(Allocation, time="00:00:00")
+    assert "longer than nothing" in words(Allocation, time=0)
+    assert "negative" in words(Allocation, time=-5)
+    assert "is no duration" in words(Allocation, time=True)
 
 
 @given(st.integers(1, 10**7))
