@@ -10,13 +10,19 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gangrun.errors import InputError, UsageError
+from gangrun.errors import InputError, Problem, SpecError, UsageError
 from gangrun.lab.state import profile_path
 from gangrun.plan.batch import clock
+from gangrun.plan.compose import effective_container
 from gangrun.plan.model import Plan
+from gangrun.plan.problems import problem_at
 from gangrun.scheduler.commands import silent
 from gangrun.scheduler.model import Scheduler
+from gangrun.spec.load import Experiment
+from gangrun.spec.model import Role
 from gangrun.spec.profile import LOCAL, SLURM, Cluster, known, load_cluster
+from gangrun.spec.toml import Key
+from gangrun.sweeps import SweepPlan, plans_of
 
 if TYPE_CHECKING:
     from gangrun.scheduler.discover import ClusterFacts, Partition
@@ -53,27 +59,50 @@ def require_sbatch(cluster: Cluster) -> None:
         raise UsageError(f"there is no sbatch on this machine's PATH to send to {cluster.name} with", way_out=way_out)
 
 
-def require_container_parts(plans: Sequence[Plan], cluster: Cluster) -> None:
-    """Raises InputError for an image, a mounted path or a runtime that containers of these plans lack, as far as that
-    can be seen from here.
+def require_container_parts(experiment: Experiment, planned: Plan | SweepPlan, cluster: Cluster) -> None:
+    """Raises SpecError for images, mounted paths and runtimes that containers lack, as far as that can be seen from
+    here, each at the key that says so.
 
     A cluster's nodes may have what this machine has not. Only a path whose folder is here while it is not is wrong
     for sure; whatever else is missing the node tells.
     """
     here = cluster.profile.scheduler == LOCAL
-    prepared = any(not line.startswith("source ") for line in plans[0].setup)  # a module may bring the runtime
-    wanted = {part: replica.role for plan in plans for replica in plan.replicas for part in replica.parts}
-    for part, role in wanted.items():
-        path = Path(part)
-        if part.startswith("/"):
-            lacks = not path.exists() and (here or (path.parent != Path("/") and path.parent.is_dir()))
-            kind = "no such file or directory"
-        else:
-            lacks = here and not prepared and not shutil.which(part)
-            kind = "no such program on PATH"
-        if lacks:
-            way_out = "see `gangrun plan FILE --explain` for where its parts are said"
-            raise InputError(f"{part}: {kind}, and the container of {role} needs it", way_out=way_out)
+    prepared = any(not line.startswith("source ") for line in plans_of(planned)[0].setup)  # may bring the runtime
+    problems: dict[tuple[str, str], Problem] = {}
+    lacks: dict[str, bool] = {}
+    for number, plan in enumerate(plans_of(planned)):
+        for part, role in [(part, replica.role) for replica in plan.replicas for part in replica.parts]:
+            if part not in lacks:
+                lacks[part] = _lacks(part, here=here, prepared=prepared)
+            if lacks[part] and (part, role) not in problems:
+                own = planned.items[number].experiment if isinstance(planned, SweepPlan) else experiment
+                problems[part, role] = _lacking(own, cluster, part, role)
+    if problems:
+        raise SpecError(experiment.in_order(dict.fromkeys(problems.values())))
+
+
+def _lacks(part: str, *, here: bool, prepared: bool) -> bool:
+    path = Path(part)
+    if part.startswith("/"):
+        return not path.exists() and (here or (path.parent != Path("/") and path.parent.is_dir()))
+    return here and not prepared and not shutil.which(part)
+
+
+def _lacking(experiment: Experiment, cluster: Cluster, part: str, role: str) -> Problem:
+    """That a part of this role's container is missing, at the key that names it, with what can be done."""
+    container, at = effective_container(experiment, cluster, role, experiment.spec.roles.get(role, Role()))
+    mounted = [mount.partition(":")[0] for mount in container.mounts] if container else []
+    key: Key = at
+    kind, way_out = "no such file or directory", "put it there, or say where it is"
+    if not part.startswith("/"):
+        key, kind = (*at, "runtime"), "no such program on PATH"
+        way_out = "install it, choose another runtime, or --cluster for a machine that has it"
+    elif part in mounted:
+        key = (*at, "mounts", mounted.index(part))
+    elif container and container.image == part:
+        key = (*at, "image")
+    what = f"{part}: {kind}, and the container of {role} needs it"
+    return problem_at(experiment, cluster, key, what, way_out)
 
 
 def doubts_about_containers(plans: Sequence[Plan], cluster: Cluster) -> str:

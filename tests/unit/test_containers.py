@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 
 from gangrun import clusters
-from gangrun.errors import InputError
+from gangrun.errors import SpecError
 from gangrun.plan.model import Plan, Replica
 from gangrun.script.quote import shown
+from gangrun.spec.load import load
 from gangrun.spec.model import Profile
 from gangrun.spec.profile import Cluster
+from gangrun.sweeps import plan_of
 
 Resolved = Callable[..., Plan]
 Refused = Callable[..., list[str]]
@@ -210,37 +212,59 @@ def cluster(profile: dict[str, str] | None = None) -> Cluster:
     return Cluster("site", Profile.model_validate(profile or {}))
 
 
-@pytest.mark.parametrize(
-    ("container", "missing"),
-    [
-        ("image = './no.sqsh'", "exp/no.sqsh"),
-        ("image = './image'\nmounts = ['./nothing:/data']", "exp/nothing"),
-    ],
-)
-def test_parts_that_are_missing_for_sure(
-    container: str, missing: str, resolved: Resolved, write: Callable[..., Path], tmp_path: Path
-) -> None:
+Lacking = Callable[..., list[str]]
+
+
+@pytest.fixture
+def lacking(write: Callable[..., Path]) -> Lacking:
+    """`lacking(text, profile)` is the words of every problem with what the containers of this file are made of."""
+
+    def words(text: str, profile: dict[str, str] | None = None) -> list[str]:
+        loaded = load(write(text))
+        try:
+            clusters.require_container_parts(loaded, plan_of(loaded, cluster(profile)), cluster(profile))
+        except SpecError as error:
+            return [str(problem) for problem in error.problems]
+        return []
+
+    return words
+
+
+def test_parts_that_are_missing_for_sure(lacking: Lacking, write: Callable[..., Path], tmp_path: Path) -> None:
     write("", "exp/image")
-    with pytest.raises(InputError, match=f"{tmp_path}/{missing}: no such file or directory"):
-        clusters.require_container_parts([resolved(experiment("runtime = 'pyxis'\n" + container))], cluster())
+    where = f"no such file or directory, and the container of main needs it ({MENDED})"
+    text = experiment("runtime = 'pyxis'\nimage = './no.sqsh'\nmounts = ['/:/x', './nothing:/data']")
+    assert lacking(text) == [
+        f"exp/step.toml:7: container.image: {tmp_path}/exp/no.sqsh: {where}",
+        f"exp/step.toml:8: container.mounts[1]: {tmp_path}/exp/nothing: {where}",
+    ]
+    assert lacking(text.replace("no.sqsh", "image").replace("nothing", "")) == []
 
 
-def test_parts_that_only_the_nodes_may_have(resolved: Resolved) -> None:
+MENDED = "put it there, or say where it is"
+
+
+def test_parts_that_only_some_items_name(lacking: Lacking, tmp_path: Path) -> None:
+    text = experiment("runtime = 'pyxis'\nimage = '/'") + f"[sweep]\ncontainer.image = ['/', '{tmp_path}/no']\n"
+    what = f"{tmp_path}/no: no such file or directory, and the container of main needs it ({MENDED})"
+    assert lacking(text) == [f"exp/step.toml:9: sweep.container.image: {what}"]
+
+
+def test_parts_that_only_the_nodes_may_have(lacking: Lacking) -> None:
     text = experiment("runtime = 'charliecloud'\nimage = '/local/images/x'\nmounts = ['/scratch0:/data']")
-    clusters.require_container_parts([resolved(text)], cluster())
-    with pytest.raises(InputError, match="/local/images/x"):
-        clusters.require_container_parts([resolved(text, profile=HERE)], cluster(HERE))
+    assert lacking(text) == []
+    assert "container.image: /local/images/x" in "\n".join(lacking(text, HERE))
 
 
-def test_a_runtime_that_this_machine_does_not_have(resolved: Resolved, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_runtime_that_this_machine_does_not_have(lacking: Lacking, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     text = experiment("runtime = 'apptainer'\nimage = 'docker://x'")
-    with pytest.raises(InputError, match="apptainer: no such program on PATH"):
-        clusters.require_container_parts([resolved(text, profile=HERE)], cluster(HERE))
-    clusters.require_container_parts([resolved(text)], cluster())
+    what = "apptainer: no such program on PATH, and the container of main needs it"
+    way_out = "install it, choose another runtime, or --cluster for a machine that has it"
+    assert lacking(text, HERE) == [f"exp/step.toml:6: container.runtime: {what} ({way_out})"]
+    assert lacking(text) == []
     module = "setup = ['module load apptainer']\n"
-    text = experiment("runtime = 'apptainer'\nimage = 'docker://x'", before=module)
-    clusters.require_container_parts([resolved(text, profile=HERE)], cluster(HERE))
+    assert lacking(experiment("runtime = 'apptainer'\nimage = 'docker://x'", before=module), HERE) == []
 
 
 def test_a_srun_without_the_plugin(resolved: Resolved, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -23,11 +23,11 @@ def run(args: argparse.Namespace) -> int:
         return _script(args)
     from gangrun import clusters
     from gangrun.script.render import render
-    from gangrun.sweeps import SweepPlan, plans_of, shown_of
+    from gangrun.sweeps import SweepPlan, shown_of
 
-    _, cluster, planned = inputs.planned(args.file, args.overrides, args.cluster)
+    experiment, cluster, planned = inputs.planned(args.file, args.overrides, args.cluster)
     plan = shown_of(planned)
-    clusters.require_container_parts(plans_of(planned), cluster)
+    clusters.require_container_parts(experiment, planned, cluster)
     render(plan, "check", "/run")
     nodes, gpus = plan.allocation.nodes, plan.allocation.gpus
     what = f"{len(plan.replicas)} replicas"

@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
     from gangrun import chains, clusters, dispatch, submission
     from gangrun.partitions import Chooser
     from gangrun.recipes import bash
-    from gangrun.sweeps import plan_of, plans_of
+    from gangrun.sweeps import plan_of
 
     experiment, script = bash.experiment(args.job, args.flags, os.environ)
     experiment = inputs.with_code(experiment)
@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
     plan = plan_of(experiment, cluster)
     if not held:
         experiment, plan = Chooser((), inputs.say).settle(experiment, cluster, plan)
-    clusters.require_container_parts(plans_of(plan), cluster)
+    clusters.require_container_parts(experiment, plan, cluster)
     store = submission.store_of(experiment.project)
     links = chains.outside([(experiment, plan)], lambda _: store, lambda runs: inputs.states(runs, experiment.project))
     if held:

@@ -21,7 +21,7 @@ def run(args: argparse.Namespace) -> int:
     """Creates the run, starts its script and follows it to its end."""
     from gangrun import chains, clusters, submission
     from gangrun.spec.load import load
-    from gangrun.sweeps import plan_of, plans_of
+    from gangrun.sweeps import plan_of
 
     inputs.require_experiment(args.file)
     experiment = inputs.with_code(load(args.file, args.overrides))
@@ -29,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
     project = experiment.project
     cluster = clusters.here(project)
     plan = plan_of(experiment, cluster)
-    clusters.require_container_parts(plans_of(plan), cluster)
+    clusters.require_container_parts(experiment, plan, cluster)
     links = chains.outside([(experiment, plan)], submission.store_of, lambda runs: inputs.states(runs, project))
     if cluster.profile.scheduler != "local":
         inputs.require_held(plan, links.values())

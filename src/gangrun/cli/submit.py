@@ -285,7 +285,7 @@ def _planned(args: argparse.Namespace, entries: list[tuple[str, bool]]) -> Itera
     from gangrun import clusters
     from gangrun.partitions import Chooser
     from gangrun.script.render import render
-    from gangrun.sweeps import plan_of, plans_of, shown_of
+    from gangrun.sweeps import plan_of, shown_of
 
     chooser, overrides = Chooser(args.flags, inputs.say), inputs.with_partition(args)
     for file, of_folder in entries:
@@ -296,7 +296,7 @@ def _planned(args: argparse.Namespace, entries: list[tuple[str, bool]]) -> Itera
             inputs.check_name(asked)
             one, plan = chooser.settle(asked, cluster, plan_of(asked, cluster))
             shown = shown_of(plan)
-            clusters.require_container_parts(plans_of(plan), cluster)
+            clusters.require_container_parts(one, plan, cluster)
             if shown.template:
                 render(shown, "check", "/run")
             yield (one, cluster, plan), of_folder

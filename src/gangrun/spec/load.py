@@ -114,8 +114,8 @@ class Experiment:
             return replace(self, spec=spec, values=values, seed=seed)
         sources = dict(self.sources)
         for name, value in keys.items():
-            origin = self.origin("sweep", name)
             key: Key = tuple(name.split("."))
+            origin = self.sources.get(("sweep", name)) or self.origin("sweep", *key)
             given = {key: replace(origin, written=f"sweep.{name}")}
             own = _absolute(nested(key, value), Path(origin.file).absolute().parent)
             values, sources = merge(values, sources, *_spread(own, given))
