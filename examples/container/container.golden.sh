@@ -18,7 +18,7 @@ GRACE=30 # seconds between asking a replica to stop and making it
 
 # Runs once, before anything starts; the first failing line ends the job.
 setup() {
-  cd -- /project/examples/ddp
+  cd -- /project/examples/ddp || end workdir 1
   export NCCL_DEBUG=WARN
 }
 

@@ -19,7 +19,7 @@ GRACE=30 # seconds between asking a replica to stop and making it
 
 # Runs once, before anything starts; the first failing line ends the job.
 setup() {
-  cd -- /project/examples/diloco
+  cd -- /project/examples/diloco || end workdir 1
   export RUST_LOG=warn
 }
 

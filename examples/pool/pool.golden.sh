@@ -19,7 +19,7 @@ GRACE=30 # seconds between asking a replica to stop and making it
 
 # Runs once, before anything starts; the first failing line ends the job.
 setup() {
-  cd -- /project/examples/pool
+  cd -- /project/examples/pool || end workdir 1
   read -r GANGRUN_POOL_KEY </proc/sys/kernel/random/uuid && export GANGRUN_POOL_KEY
 }
 

@@ -19,7 +19,7 @@ GRACE=30 # seconds between asking a replica to stop and making it
 
 # Runs once, before anything starts; the first failing line ends the job.
 setup() {
-  cd -- /project/examples/rl
+  cd -- /project/examples/rl || end workdir 1
   if [[ -f .env ]]; then set -a && source ./.env && set +a; fi
   ulimit -S -n 65536 2>/dev/null || ulimit -S -n "$(ulimit -H -n)" # files open at once
   # NCCL_IB_HCA: the InfiniBand ports that are up here, if there are any and nobody has chosen.

@@ -17,7 +17,7 @@ GRACE=30 # seconds between asking a replica to stop and making it
 
 # Runs once, before anything starts; the first failing line ends the job.
 setup() {
-  cd -- /project/examples/server-client
+  cd -- /project/examples/server-client || end workdir 1
 }
 
 # The roles of this run, one line for each replica, in the order in which they start.

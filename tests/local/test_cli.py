@@ -592,3 +592,16 @@ def test_a_ctrl_c_that_is_ignored_stays_ignored(project: Project) -> None:
     project.write("go", "")
     done = started.done()
     assert (done.code, "stopping" in done.err) == (0, False), done.err
+
+
+def test_a_working_directory_that_is_gone_is_no_fault_of_the_setup(project: Project) -> None:
+    project.write(FILE, "command = ['false']\nworkdir = 'work'\n")
+    work = project.dir / "experiments/try/work"
+    work.mkdir()
+    assert project.gangrun("run", FILE).code == 1
+    work.rmdir()
+    assert project.gangrun("resume", "latest", "--wait").code == 1
+    why = project.gangrun("why", "latest").out
+    assert "the working directory (workdir) does not exist there or cannot be entered, so nothing was started" in why
+    assert "setup" not in why
+    assert f"{work}: No such file or directory" in why

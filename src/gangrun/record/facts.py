@@ -32,8 +32,8 @@ class Cause:
     """Why an attempt ended otherwise than by success, in the script's own words."""
 
     kind: str
-    """`main`, `service`, `unready`, `lost`, `limit`, `signal`, `requeue`, `setup`, `needs`, `ports`; any other
-    first word is kept."""
+    """`main`, `service`, `unready`, `lost`, `limit`, `signal`, `requeue`, `workdir`, `setup`, `needs`, `ports`; any
+    other first word is kept."""
     replica: str = ""
     code: int | None = None
     host: str = ""

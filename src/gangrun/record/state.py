@@ -62,7 +62,7 @@ ENDED = FINAL_STATES | {State.REJECTED, State.UNREACHED, State.NEVER_SENT, State
 """States of a run that nothing goes on in."""
 _BLAMABLE = frozenset({State.FAILED, State.OUT_OF_MEMORY, State.NODE_FAIL, State.LOST})
 """Ends in which a replica that failed is the reason. In the others it was ended like the rest of the job."""
-_PROOF = frozenset({"main", "service", "unready", "lost", "limit", "setup", "needs", "ports", "requeue"})
+_PROOF = frozenset({"main", "service", "unready", "lost", "limit", "workdir", "setup", "needs", "ports", "requeue"})
 """Causes after which the script has ended the job itself, so that the scheduler could not tell more."""
 _SIGNALLED = frozenset({128 + number for number in (1, 2, 9, 10, 12, 15)})
 

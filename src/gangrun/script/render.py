@@ -115,7 +115,7 @@ def _setup(plan: Plan) -> Iterator[str]:
         yield "export GANGRUN_DEBUG=yes"
         yield "PS4='+ \\t '"
         yield "set -x"
-    yield f"cd -- {literal(plan.workdir)}"
+    yield f"cd -- {literal(plan.workdir)} || end workdir 1"
     # Whole, as an indented or split here-document or quoted text would be another one.
     yield from (text.rstrip("\n") for text in plan.setup)
     if plan.waits:

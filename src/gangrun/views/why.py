@@ -115,6 +115,8 @@ def _cause(facts: AttemptFacts | None) -> Iterator[str]:
         yield f"the node {cause.host} was lost, and {cause.replica} with it"
     elif cause.kind == "signal":
         yield f"the job was sent SIG{cause.detail}: by scancel, the time limit, preemption or a person"
+    elif cause.kind == "workdir":
+        yield "the working directory (workdir) does not exist there or cannot be entered, so nothing was started"
     elif cause.kind == "setup":
         yield f"the setup lines ended with exit code {cause.code}, so nothing was started"
     elif cause.kind == "limit":

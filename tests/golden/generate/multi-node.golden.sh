@@ -25,7 +25,7 @@ GRACE=30 # seconds between asking a replica to stop and making it
 
 # Runs once, before anything starts; the first failing line ends the job.
 setup() {
-  cd -- /project
+  cd -- /project || end workdir 1
   source "$MULOCO_PATH/setup.sh"
   export LOGLEVEL=INFO
   export PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True

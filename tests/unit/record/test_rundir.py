@@ -273,6 +273,7 @@ def test_a_local_start_without_ports() -> None:
         ("lost node4 trainer.0", Cause("lost", "trainer.0", host="node4")),
         ("signal TERM", Cause("signal", detail="TERM")),
         ("setup 3", Cause("setup", code=3)),
+        ("workdir", Cause("workdir")),
         ("ports", Cause("ports")),
         ("main", Cause("main")),
         ("main trainer.0 seven", Cause("main", "trainer.0")),
