@@ -59,9 +59,9 @@ def require_sbatch(cluster: Cluster) -> None:
         raise UsageError(f"there is no sbatch on this machine's PATH to send to {cluster.name} with", way_out=way_out)
 
 
-def require_container_parts(experiment: Experiment, planned: Plan | SweepPlan, cluster: Cluster) -> None:
-    """Raises SpecError for images, mounted paths and runtimes that containers lack, as far as that can be seen from
-    here, each at the key that says so.
+def require_parts(experiment: Experiment, planned: Plan | SweepPlan, cluster: Cluster) -> None:
+    """Raises SpecError for working directories that are none, and images, mounted paths and runtimes that containers
+    lack, as far as that can be seen from here, each at the key that says so.
 
     A cluster's nodes may have what this machine has not. Only a path whose folder is here while it is not is wrong
     for sure; whatever else is missing the node tells.
@@ -70,7 +70,16 @@ def require_container_parts(experiment: Experiment, planned: Plan | SweepPlan, c
     prepared = any(not line.startswith("source ") for line in plans_of(planned)[0].setup)  # may bring the runtime
     problems: dict[tuple[str, str], Problem] = {}
     lacks: dict[str, bool] = {}
+    started: dict[str, bool] = {}
     for number, plan in enumerate(plans_of(planned)):
+        # What it needs may make the directory, and a copy of the code is not there yet.
+        if plan.workdir not in started and not plan.needs and plan.code is None:
+            started[plan.workdir] = not _no_directory(plan.workdir, experiment.project, here=here)
+            if not started[plan.workdir]:
+                own = planned.items[number].experiment if isinstance(planned, SweepPlan) else experiment
+                what = f"there is no directory {plan.workdir}, and commands are to start there"
+                way_out = "make it, or name one that is there"
+                problems[plan.workdir, ""] = own.problem(("workdir",), what, way_out)
         for part, role in [(part, replica.role) for replica in plan.replicas for part in replica.parts]:
             if part not in lacks:
                 lacks[part] = _lacks(part, here=here, prepared=prepared)
@@ -79,6 +88,13 @@ def require_container_parts(experiment: Experiment, planned: Plan | SweepPlan, c
                 problems[part, role] = _lacking(own, cluster, part, role)
     if problems:
         raise SpecError(experiment.in_order(dict.fromkeys(problems.values())))
+
+
+def _no_directory(path: str, project: Path, *, here: bool) -> bool:
+    """Whether that is so for sure: all nodes see what is in the project."""
+    directory = Path(path)
+    seen = here or directory.is_relative_to(project) or (directory.parent != Path("/") and directory.parent.is_dir())
+    return seen and not directory.is_dir()
 
 
 def _lacks(part: str, *, here: bool, prepared: bool) -> bool:

@@ -269,8 +269,9 @@ def _in_pool(
     seat = Allocation(nodes=1, gpus=math.ceil(gpus), cpus=cpus)
     if pool.call is not None:
         spec = spec.model_copy(update={"roles": {"main": Role(command=("call", pool.call))}})
-    # The pool's job is watched, its items with it.
-    inside = replace(experiment, spec=spec.model_copy(update={"allocation": seat, "monitor": Monitor(on=False)}))
+    # The pool's job is watched and queued again, its items with it.
+    update = {"allocation": seat, "monitor": Monitor(on=False), "requeue": None}
+    inside = replace(experiment, spec=spec.model_copy(update=update))
     return resolve(inside, _here(cluster), left), gpus, cpus
 
 

@@ -120,6 +120,9 @@ def test_what_cannot_be_loaded_or_needed_is_told_before_anything_is_sent(
     assert done.code == 2, done.out
     assert words in done.err
     assert not (project.dir / "outputs").exists()
+    if "load.path" in text:
+        checked = said("check", "experiments/001_a/000_x_0.toml")
+        assert (checked.code, words in checked.err) == (2, True)
 
 
 def test_steps_that_need_each_other(project: Project, said: Said) -> None:

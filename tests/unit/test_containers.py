@@ -222,7 +222,7 @@ def lacking(write: Callable[..., Path]) -> Lacking:
     def words(text: str, profile: dict[str, str] | None = None) -> list[str]:
         loaded = load(write(text))
         try:
-            clusters.require_container_parts(loaded, plan_of(loaded, cluster(profile)), cluster(profile))
+            clusters.require_parts(loaded, plan_of(loaded, cluster(profile)), cluster(profile))
         except SpecError as error:
             return [str(problem) for problem in error.problems]
         return []
@@ -242,6 +242,20 @@ def test_parts_that_are_missing_for_sure(lacking: Lacking, write: Callable[..., 
 
 
 MENDED = "put it there, or say where it is"
+
+
+def test_a_working_directory_that_is_none(lacking: Lacking, write: Callable[..., Path], tmp_path: Path) -> None:
+    write("", "exp/work/file")
+    mend = "and commands are to start there (make it, or name one that is there)"
+    none = f"exp/step.toml:1: workdir: there is no directory {tmp_path}/exp/none/at/all, {mend}"
+    assert lacking("workdir = 'none/at/all'\ncommand = ['x']\n") == [none]
+    assert "there is no directory /no/such/place" in lacking("workdir = '/no/such/place'\ncommand = ['x']\n", HERE)[0]
+    assert "exp/work/file, and commands" in lacking("workdir = 'work/file'\ncommand = ['x']\n")[0]
+
+
+def test_a_working_directory_that_may_be_there_in_time(lacking: Lacking) -> None:
+    assert lacking("workdir = '/scratch0/ada'\ncommand = ['x']\n") == []
+    assert lacking("workdir = 'made'\ncommand = ['x']\nneeds = '000_prepare'\n", HERE) == []
 
 
 def test_parts_that_only_some_items_name(lacking: Lacking, tmp_path: Path) -> None:

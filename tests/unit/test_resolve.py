@@ -732,5 +732,6 @@ def test_a_pool_has_its_own_way_with_the_limit(write: Write) -> None:
         ("resume_flags = ['{lod}']\nresume = {}", "{lod}"),
     ],
 )
-def test_going_on_that_makes_no_sense(text: str, words: str, refused: Refused) -> None:
-    assert words in " ".join(refused(f"command = ['x']\n{text}\n"))
+@pytest.mark.parametrize("scheduler", ["slurm", "local"])
+def test_going_on_that_makes_no_sense(text: str, words: str, scheduler: str, refused: Refused) -> None:
+    assert words in " ".join(refused(f"command = ['x']\n{text}\n", profile={"scheduler": scheduler}))

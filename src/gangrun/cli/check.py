@@ -21,13 +21,14 @@ def run(args: argparse.Namespace) -> int:
 
     if read.is_one(args.file):
         return _script(args)
-    from gangrun import clusters
+    from gangrun import chains, clusters
     from gangrun.script.render import render
     from gangrun.sweeps import SweepPlan, shown_of
 
     experiment, cluster, planned = inputs.planned(args.file, args.overrides, args.cluster)
     plan = shown_of(planned)
-    clusters.require_container_parts(experiment, planned, cluster)
+    clusters.require_parts(experiment, planned, cluster)
+    chains.bound(experiment, planned, {})  # a checkpoint that no run is to make is there, or never will be
     render(plan, "check", "/run")
     nodes, gpus = plan.allocation.nodes, plan.allocation.gpus
     what = f"{len(plan.replicas)} replicas"

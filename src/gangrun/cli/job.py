@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
     plan = plan_of(experiment, cluster)
     if not held:
         experiment, plan = Chooser((), inputs.say).settle(experiment, cluster, plan)
-    clusters.require_container_parts(experiment, plan, cluster)
+    clusters.require_parts(experiment, plan, cluster)
     store = submission.store_of(experiment.project)
     links = chains.outside([(experiment, plan)], lambda _: store, lambda runs: inputs.states(runs, experiment.project))
     if held:

@@ -29,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
     project = experiment.project
     cluster = clusters.here(project)
     plan = plan_of(experiment, cluster)
-    clusters.require_container_parts(experiment, plan, cluster)
+    clusters.require_parts(experiment, plan, cluster)
     links = chains.outside([(experiment, plan)], submission.store_of, lambda runs: inputs.states(runs, project))
     if cluster.profile.scheduler != "local":
         inputs.require_held(plan, links.values())

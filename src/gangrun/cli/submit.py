@@ -296,7 +296,7 @@ def _planned(args: argparse.Namespace, entries: list[tuple[str, bool]]) -> Itera
             inputs.check_name(asked)
             one, plan = chooser.settle(asked, cluster, plan_of(asked, cluster))
             shown = shown_of(plan)
-            clusters.require_container_parts(one, plan, cluster)
+            clusters.require_parts(one, plan, cluster)
             if shown.template:
                 render(shown, "check", "/run")
             yield (one, cluster, plan), of_folder

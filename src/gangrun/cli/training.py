@@ -51,7 +51,7 @@ def run(job: Job, args: argparse.Namespace) -> int:
     experiment, plan = Chooser(args.flags, inputs.say).settle(experiment, cluster, resolve(experiment, cluster))
     assert isinstance(plan, Plan)  # noqa: S101 - for the type checker; a recipe is no sweep
     render(plan, "check", "/run")
-    clusters.require_container_parts(experiment, plan, cluster)
+    clusters.require_parts(experiment, plan, cluster)
     store = submission.store_of(experiment.project)
     links = chains.outside([(experiment, plan)], lambda _: store, lambda runs: inputs.states(runs, experiment.project))
     plan = chains.bound(experiment, plan, links)

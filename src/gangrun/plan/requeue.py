@@ -16,7 +16,7 @@ def requeue(
     """What `[requeue]` means for this job; None where nothing is queued."""
     spec = experiment.spec
     wanted = spec.requeue
-    if wanted is None or cluster.profile.scheduler == "local":
+    if wanted is None:
         return None
     # The script stops its mains, then the services, each within `grace`, and then has to tell Slurm.
     ending = 2 * spec.grace + 15
@@ -26,6 +26,8 @@ def requeue(
     elif allocation.time is not None and wanted.limit and wanted.signal_before >= allocation.time:
         what = f"{wanted.signal_before} s before a time limit of {clock(allocation.time)} is before the beginning"
         problems.append(experiment.problem(("requeue", "signal_before"), what, "a longer time, or a shorter warning"))
+    if cluster.profile.scheduler == "local":
+        return None  # no queue, and what cannot be meant is told all the same
     return Requeue(
         limit=wanted.limit,
         preemption=wanted.preemption,
