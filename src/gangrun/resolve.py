@@ -200,7 +200,12 @@ def _role_problems(
         for key in dict.fromkeys(map(str, short)) if other else ():
             what = f"at the top it means roles.{name}.{key}, and roles.{name} has no command"
             add(key, what, f"did you mean roles.{other}.{key}?")
-        if not short or not other:
+        if experiment.sources.get(("roles", name)) == Source("--set"):
+            others = [one for one in experiment.spec.roles if one != name]
+            add(
+                "command", f"is missing: the file has no role {name!r}", f"it has {', '.join(others)}" if others else ""
+            )
+        elif not short or not other:
             add("command", "is missing", _FIRST_COMMAND)
     if not extensions.exists("launchers", role.launcher.type):
         problems.append(unknown(experiment, cluster, ("roles", name, "launcher"), "launchers", role.launcher.type))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal, TypeAlias
 
 from gangrun.errors import SpecError
@@ -106,6 +107,9 @@ def mode_of(experiment: Experiment) -> Mode:
 
 def plan_of(experiment: Experiment, cluster: Cluster) -> plan.Plan | SweepPlan:
     """What will happen with an experiment, be it a sweep or not. Raises SpecError, PlacementError."""
+    if (template := experiment.spec.template) is not None and not Path(template).is_file():
+        way_out = "gangrun script --template prints the one to start from"
+        raise SpecError([experiment.problem(("template",), f"no such file: {template}", way_out)])
     if experiment.spec.sweep is not None:
         return plan_sweep(experiment, cluster)
     if experiment.spec.campaign is not None:

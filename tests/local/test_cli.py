@@ -118,7 +118,11 @@ command = ['y']
         f"{FILE}:3: allocation.account: ",
         "line breaks",
     ),
-    "template that is absent": ("command = ['x']\ntemplate = 'mine.sh.j2'\n", "mine.sh.j2: template: cannot be read"),
+    "template that is absent": (
+        "command = ['x']\ntemplate = 'mine.sh.j2'\n",
+        f"{FILE}:2: template: no such file: ",
+        "/mine.sh.j2 (gangrun script",
+    ),
     "two at once": ("comand = 1\nseed = 'x'\n", f"{FILE}:1: comand", f"{FILE}:2: seed"),
 }
 
@@ -198,6 +202,11 @@ BAD_LINES = {
     "no such run": (("show", "nobody"), ("no run 'nobody'",)),
     "no run yet": (("logs",), ("there is no run yet",)),
     "a limit that is no number": (("ls", "-n", "few"), ("'few' is no number",)),
+    "a file without a name": (("check", ""), ("argument FILE: the name is empty",)),
+    "a role that only --set has": (
+        ("plan", FILE, "--set", "roles.x.gpus=1"),
+        ("--set: roles.x.command: is missing: the file has no role 'x' (it has main)",),
+    ),
     "a limit of none": (("ls", "-n", "0"), ("'0' is no number from 1",)),
     "a limit below none": (("ls", "-n", "-1"), ("'-1' is no number from 1",)),
     "cancel nothing": (("cancel",), ("the following arguments are required: RUN",)),

@@ -142,6 +142,11 @@ def test_what_a_launcher_refuses(launcher: str, command: str, what: str, refused
     assert what in told
 
 
+def test_tasks_without_a_launcher_are_refused_at_their_line(refused: Callable[..., list[str]]) -> None:
+    (told,) = refused("command = ['x']\ntasks = 4\n")
+    assert told.startswith("exp/step.toml:2: tasks: exec starts one process; launcher = ")
+
+
 def test_a_problem_of_many_replicas_is_told_once(refused: Callable[..., list[str]]) -> None:
     text = "[allocation]\nnodes = 4\n[roles.t]\nreplicas = 4\nlauncher = 'torchrun'\ncommand = ['python', '{x}']\n"
     assert [told.split(": ")[0] for told in refused(text)] == ["exp/step.toml:5", "exp/step.toml:6"]

@@ -34,10 +34,10 @@ Planned: TypeAlias = "tuple[Experiment, Cluster, Plan | SweepPlan]"
 def add_file(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
     """FILE and everything that changes what it means."""
     if several:
-        parser.add_argument("files", metavar="FILE", nargs="+", help="experiment files")
+        parser.add_argument("files", metavar="FILE", nargs="+", type=file_name, help="experiment files")
         parser.add_argument("--seeds", metavar="0-4", help="one run for each of these seeds, such as 0-4 or 0,2,5")
     else:
-        parser.add_argument("file", metavar="FILE", help="experiment file")
+        parser.add_argument("file", metavar="FILE", type=file_name, help="experiment file")
     parser.add_argument(
         "--set", dest="overrides", metavar="KEY=VALUE", action="append", default=[], help="set a key, such as gpus=4"
     )
@@ -319,6 +319,13 @@ def count(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"{text!r} is no number")
     return int(text)
+
+
+def file_name(text: str) -> str:
+    """The name of a file, as an argument's type: an empty one would mean the current folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("the name is empty")
+    return text
 
 
 def positive(text: str) -> int:

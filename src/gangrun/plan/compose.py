@@ -245,7 +245,9 @@ class Composer:
         try:
             launch: Launch = extensions.find("launchers", role.launcher.type)(seat)
         except ValueError as error:
-            self._once(self.experiment.problem(key, str(error)))
+            said = self.experiment.sources  # a launcher that nobody chose refuses the tasks that somebody asked for
+            tasks = (*key[:2], "tasks")
+            self._once(self.experiment.problem(tasks if key not in said and tasks in said else key, str(error)))
         else:
             if spot.cpus is not None and spot.cpus < launch.tasks:
                 what = f"{launch.tasks} processes on each node share {spot.cpus} CPUs"

@@ -25,7 +25,8 @@ def render(plan: Plan, run_name: str, run_dir: str, first_attempt: int = 1) -> s
     try:
         text = Path(path).read_text(encoding="utf-8") if path else template()
     except (OSError, UnicodeDecodeError) as error:
-        raise SpecError([Problem("template", f"cannot be read: {error}", str(path))]) from error
+        why = error.strerror if isinstance(error, OSError) else error
+        raise SpecError([Problem("template", f"cannot be read: {why}", str(path))]) from error
     values = {
         "header": list(_header(plan, run_name, run_dir)),
         "version": gangrun.__version__,

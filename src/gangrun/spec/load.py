@@ -18,7 +18,7 @@ from gangrun.errors import Problem, SpecError, UsageError
 from gangrun.project import project_root
 from gangrun.spec import python, toml, tree
 from gangrun.spec.copy import Copy
-from gangrun.spec.model import RoleKeys, Spec, verbatim
+from gangrun.spec.model import RoleKeys, Spec, description, verbatim
 from gangrun.spec.toml import Key, Table
 
 _FILE_DIR = re.compile(r"(\{\{|\}\})|\{file\.dir\}")
@@ -154,7 +154,8 @@ def experiment_of(
     for override in overrides:
         key, given = _override(override)
         # A table that only the command line has is its own, too, should it be one that nobody knows.
-        origins = {key[:end]: Source("--set") for end in ([len(key)] if key[0] in values else range(1, len(key) + 1))}
+        ends = [end for end in range(1, len(key)) if not _holds(values, key[:end])]
+        origins = {key[:end]: Source("--set") for end in (*ends, len(key))}
         values, found = merge(values, found, *_spread(anchored(nested(key, given), Path.cwd()), origins))
     found[()] = Source(str(file))
     _find_files(values, found)
@@ -243,7 +244,7 @@ def nested(key: Key, value: Any) -> Table:
     return table
 
 
-def nearest(word: str, known: Iterable[str], cutoff: float = 0.6) -> str:
+def nearest(word: str, known: Iterable[str], cutoff: float = 0.7) -> str:
     """`did you mean 'launcher'?` or nothing."""
     close = difflib.get_close_matches(word, sorted(known), n=1, cutoff=cutoff)
     return f"did you mean {close[0]!r}?" if close else ""
@@ -500,6 +501,9 @@ def _problems(
             where = f"in {dotted(key[:-1])}" if len(key) > 1 else "at the top"
             yield locate(sources, file, key, f"unknown key {where}", hint)
             continue
+        if one["type"] == "missing":
+            yield locate(sources, file, key, "is missing", _meaning(model, key))
+            continue
         told, _ = seen.setdefault(key, ([], _not(one["type"], one["input"])))
         told.append(_words(one["type"], one["msg"]))
     for key, (told, suffix) in seen.items():
@@ -524,14 +528,14 @@ _SHOULD = {
 
 
 def _words(kind: str, message: str) -> str:
-    if kind in ("missing", "value_error"):
-        return "is missing" if kind == "missing" else message.removeprefix("Value error, ")
+    if kind == "value_error":
+        return message.removeprefix("Value error, ")
     words = re.sub(r"^input should be", "should be", message[0].lower() + message[1:])
     return _SHOULD.get(kind) or words.replace("False", "false")
 
 
 def _not(kind: str, given: object) -> str:
-    if kind in ("missing", "value_error"):
+    if kind == "value_error":
         return ""
     shown = str(given).lower() if isinstance(given, bool) else repr(given)
     return f", not {shown if len(shown) <= 60 else shown[:57] + '…'}"
@@ -546,6 +550,14 @@ def _in_values(place: Iterable[str | int], values: Any) -> Key:
     return key
 
 
+def _holds(values: Any, key: Key) -> bool:
+    for part in key:
+        if not isinstance(values, dict) or part not in values:
+            return False
+        values = values[part]
+    return True
+
+
 def _names(values: Any, key: Key) -> Collection[str | int]:
     """What can follow this key, which is in the values."""
     for part in key:
@@ -555,13 +567,24 @@ def _names(values: Any, key: Key) -> Collection[str | int]:
 
 def _fields(model: type[BaseModel], key: Key) -> set[str]:
     """The names that a table at this place may hold."""
+    here = _model_at(model, key)
+    return {field.alias or name for name, field in here.model_fields.items()} if here else set()
+
+
+def _meaning(model: type[BaseModel], key: Key) -> str:
+    """What a key is, in one sentence."""
+    here = _model_at(model, key[:-1])
+    sentence = description(here, str(key[-1])).partition(". ")[0].rstrip(".") if here else ""
+    return sentence[:1].lower() + sentence[1:]
+
+
+def _model_at(model: type[BaseModel], key: Key) -> type[BaseModel] | None:
+    """The model of the table at this place."""
     here: Any = model
     for part in key:
         if isinstance(here, type) and issubclass(here, BaseModel) and part in here.model_fields:
             here = _table_of(here.model_fields[str(part)].annotation)
-    if not (isinstance(here, type) and issubclass(here, BaseModel)):
-        return set()
-    return {field.alias or name for name, field in here.model_fields.items()}
+    return here if isinstance(here, type) and issubclass(here, BaseModel) else None
 
 
 def _elsewhere(name: str, model: type[BaseModel]) -> str:

@@ -289,6 +289,12 @@ def _docstrings() -> dict[str, dict[str, str]]:
     return found
 
 
+def description(model: type[BaseModel], field: str) -> str:
+    """The text under a field, on one line; empty where it has none."""
+    found = (_docstrings().get(base.__name__, {}).get(field) for base in model.__mro__)
+    return " ".join(next(filter(None, found), "").split())
+
+
 def _choice(value: object) -> object:
     return {"type": value} if isinstance(value, str) else value
 
@@ -411,7 +417,7 @@ class Choice(_Model):
     model_config = ConfigDict(frozen=True, extra="allow")
 
     type: str
-    """Its name."""
+    """Its name, such as `torchrun` or `torchft`."""
 
     @property
     def options(self) -> dict[str, Any]:
@@ -568,6 +574,12 @@ class Setup(_Model):
     """Lines of bash, run last; the first that fails ends the job."""
 
 
+def _lines(value: object) -> object:
+    if isinstance(value, str):
+        raise ValueError(f"should be a table, or a list of lines of bash, not {value!r}")
+    return {"lines": value} if isinstance(value, list) else value
+
+
 class _OrLines:
     """The schema of a table that may be written as a list of text."""
 
@@ -577,7 +589,7 @@ class _OrLines:
 
 SetupOf = Annotated[
     Setup,
-    BeforeValidator(lambda value: {"lines": value} if isinstance(value, list) else value),
+    BeforeValidator(_lines),
     _OrLines(),
 ]
 

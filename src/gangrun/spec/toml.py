@@ -26,6 +26,13 @@ _BARE = re.compile(r"[A-Za-z0-9_-]+")
 _SPACE = re.compile(r"[ \t]*")
 _GAP = re.compile(r"(?:[ \t\r\n]|#[^\n]*)*")
 _SCALAR = re.compile(r"[^,\]\}\n#]+")
+_MENDS = (
+    ("Invalid value", "text stands in quotes"),
+    ("after a statement", "text stands in quotes"),
+    ("Cannot overwrite", "a key stands in a file once: keep one of the two"),
+    ("twice", "a table stands in a file once: keep one of the two"),
+)
+"""What mends an error, by words of tomllib's."""
 _ERROR_PLACE = re.compile(r"\(at line (\d+), column \d+\)")
 
 
@@ -53,7 +60,7 @@ def read(path: Path) -> tuple[Table, dict[Key, int]]:
         place = _ERROR_PLACE.search(str(error))
         line = int(place[1]) if place else text.count("\n") + 1
         what = _ERROR_PLACE.sub("", str(error)).strip()
-        way_out = "text stands in quotes" if "value" in what.lower() or "after a statement" in what else ""
+        way_out = next((mend for words, mend in _MENDS if words in what), "")
         raise SpecError([Problem("", f"is not TOML: {what}", str(path), line, way_out)]) from error
     return values, _Scan(text).lines()
 

@@ -71,8 +71,14 @@ ready = { port = "a", htpp = "b" }
         ("env = 'A=1'", "1: env: should be a table, not 'A=1'"),
         ("ports = 80", "1: ports: should be a list, not 80"),
         ("ports = ['a b']", "1: ports[0]: 'a b' cannot name a port: letters, digits, - and _, such as 'http'"),
-        ("container = { image = 'x' }", "1: container.runtime: is missing"),
-        ("launcher = { nodes = 1 }", "1: launcher.type: is missing"),
+        (
+            "container = { image = 'x' }",
+            "1: container.runtime: is missing (which runtime starts it: `pyxis`, `charliecloud`, `apptainer`, `podman`",
+        ),
+        ("[roles.a]\ncontainer = { runtime = 'x' }", "2: roles.a.container.image: is missing (the image: a path, or a"),
+        ("launcher = { nodes = 1 }", "1: launcher.type: is missing (its name, such as `torchrun` or `torchft`)"),
+        ("setup = 'x'", "1: setup: should be a table, or a list of lines of bash, not 'x'"),
+        ("bogus = 1", "1: bogus: unknown key at the top (there are "),
         ("setup = { line = [] }", "1: setup.line: unknown key in setup (did you mean 'lines'?)"),
         ("setup = [1]", "1: setup[0]: should be text, in quotes, not 1"),
         ("gpus = 'all'", "1: gpus: should be a whole number, without quotes, or should be 'shared', not 'all'"),
@@ -84,7 +90,7 @@ ready = { port = "a", htpp = "b" }
         ("seed = 'x'", "1: seed: should be a whole number, without quotes, not 'x'"),
         ("[[roles]]\ncommand = ['x']", "1: roles: should be a table, not"),
         ("[campaign]\nverdict = { file = '/a', where = { x = 1 } }", "2: campaign.verdict.file: '/a' is no path in"),
-        ("[campaign]\nverdict = { file = 'a' }", "2: campaign.verdict.where: is missing"),
+        ("[campaign]\nverdict = { file = 'a' }", "2: campaign.verdict.where: is missing (path in it = what"),
         ("[campaign]\nverdict = { file = 'a', where = { x = 1 }, wher = 2 }", "2: campaign.verdict.wher: unknown key"),
         ("[campaign]\nmerge = [true]", "2: campaign.merge[0]: should be text, in quotes, not true"),
         ("[campaign]\nmerge = 3", "2: campaign.merge: should be a list, or should be a table, not 3"),
@@ -311,6 +317,11 @@ def test_problems_of_set_are_told_as_such(write: Write) -> None:
     assert problems(file, "allocation.nodes=two") == [
         "--set: allocation.nodes: should be a whole number, without quotes, not 'two'"
     ]
+    assert problems(file, "roles.x.replicas=0") == [
+        "--set: roles.x.replicas: should be greater than or equal to 1, not 0",
+    ]
+    assert load(file, ["roles.x.gpus=1"]).origin("roles", "x", "command") == Source("--set")
+    assert load(file, ["roles.main.gpus=1"]).origin("roles", "main", "command") == Source(str(file), 1, "command")
     assert problems(file, "gpu=1") == ["--set: gpu: unknown key at the top (did you mean 'gpus'?)"]
 
 

@@ -158,9 +158,12 @@ def test_value_of_the_command_line(text: str, value: object) -> None:
         (b"a = 1\nb = '\xe9t\xe9'\n", 2, "is not UTF-8 (byte 0xe9)"),
         (b"\xff\xfea\x00", 1, "is not UTF-8 (byte 0xff)"),
         (b"a = 1\nb = hello\n", 2, "text stands in quotes"),
-        (b"a = 1\na = 2\n", 2, "Cannot overwrite"),
+        (b"a = 1\na = 2\n", 2, "Cannot overwrite a value (a key stands in a file once: keep one of the two)"),
+        (b"a = 1\na = 2", 2, "(a key stands in a file once: keep one of the two)"),
+        (b"[a]\nb = 1\n[a]\n", 3, "twice (a table stands in a file once: keep one of the two)"),
         (b"a = 1\n[b\n", 2, "is not TOML"),
         (b"a = [1,\n", 2, "is not TOML"),
+        (b"a = 'x' y\n", 1, "text stands in quotes"),
     ],
 )
 def test_what_is_no_toml_is_told_with_its_line(raw: bytes, line: int, words: str, tmp_path: Path) -> None:
