@@ -201,10 +201,8 @@ def _role_problems(
             what = f"at the top it means roles.{name}.{key}, and roles.{name} has no command"
             add(key, what, f"did you mean roles.{other}.{key}?")
         if experiment.sources.get(("roles", name)) == Source("--set"):
-            others = [one for one in experiment.spec.roles if one != name]
-            add(
-                "command", f"is missing: the file has no role {name!r}", f"it has {', '.join(others)}" if others else ""
-            )
+            own = ", ".join(one for one in experiment.spec.roles if one != name)
+            add("command", f"is missing: the file has no role {name!r}", f"it has {own}" if own else "")
         elif not short or not other:
             add("command", "is missing", _FIRST_COMMAND)
     if not extensions.exists("launchers", role.launcher.type):

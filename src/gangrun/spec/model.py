@@ -43,6 +43,10 @@ _TAKEN = frozenset({"count", "file", "index", "run", "self"})
 _OWNED = re.compile(r"(?:SLURM|SBATCH|SRUN|GANGRUN)_|CUDA_VISIBLE_DEVICES$")
 MOST_ITEMS = 100_000
 """Of one sweep. More is a grid, or a loop, that was not meant."""
+MOST_NODES = 100_000
+"""Of one job, and of one replica. More is a typing error; 100,000,000 would be planned for more than a minute."""
+MOST_REPLICAS = 10_000
+"""Of one role: each is a line of the script, and a process that the script's bash looks after."""
 RECORD = (
     "attempts", "commit.txt", "diff.patch", "events.jsonl", "items", "items.jsonl", "job.log", "latest", "node",
     "rl.sh", "run", "script.sh", "sft.sh", "slurm", "spec.toml",
@@ -389,6 +393,8 @@ Expression = Annotated[str, AfterValidator(_expression)]
 ResultName = Annotated[str, AfterValidator(_result_name)]
 Count = Annotated[int, Field(ge=0, strict=True)]
 Positive = Annotated[int, Field(ge=1, strict=True)]
+Nodes = Annotated[int, Field(ge=1, le=MOST_NODES, strict=True)]
+Replicas = Annotated[int, Field(ge=1, le=MOST_REPLICAS, strict=True)]
 Truth = Annotated[bool, Field(strict=True)]
 Seed = Annotated[
     int,
@@ -499,9 +505,9 @@ class RoleKeys(_Model):
     """What starts the processes of one replica: `exec`, `torchrun`, `srun`, or an installed one."""
     topology: ChoiceOf | None = None
     """What adds companion roles around this one."""
-    replicas: Positive = 1
+    replicas: Replicas = 1
     """How many independent copies run, each a step of its own."""
-    nodes: Positive | None = None
+    nodes: Nodes | None = None
     """Nodes of each replica. Without nodes and gpus the role takes the whole allocation, or one node of an allocation
     without GPUs if it says cpus."""
     gpus: Annotated[int, Field(ge=0, strict=True)] | Literal["shared"] | None = None
@@ -542,7 +548,7 @@ class Role(RoleKeys):
 class Allocation(_Model):
     """What is asked of the scheduler."""
 
-    nodes: Positive = 1
+    nodes: Nodes = 1
     """Nodes."""
     gpus: Count = 0
     """GPUs on each node."""

@@ -143,6 +143,15 @@ def test_setup_as_a_list_is_its_lines() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("model", "key", "most"),
+    [(Allocation, "nodes", 100_000), (Role, "nodes", 100_000), (Role, "replicas", 10_000)],
+)
+def test_there_are_not_more_than_can_be_meant(model: type[BaseModel], key: str, most: int) -> None:
+    assert getattr(model.model_validate({key: most}), key) == most
+    assert f"less than or equal to {most}" in words(model, **{key: most + 1})
+
+
 def test_numbers_are_not_guessed_from_text() -> None:
     for key, value in (("nodes", "2"), ("nodes", 2.0), ("nodes", True), ("nodes", 0), ("gpus", -1)):
         words(Allocation, **{key: value})
