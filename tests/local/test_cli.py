@@ -207,6 +207,13 @@ BAD_LINES = {
         ("plan", FILE, "--set", "roles.x.gpus=1"),
         ("--set: roles.x.command: is missing: the file has no role 'x' (it has main)",),
     ),
+    "init of a file that cannot be": (
+        ("init", "/proc/x.toml"),
+        ("/proc/x.toml: cannot be written", "No such file or directory", "way out: name another file"),
+    ),
+    "init under a file": (("init", f"{FILE}/x.toml"), (f"gangrun: {FILE} is there already",)),
+    "init of a file beside bash": (("init", "--bash", "x.toml"), ("--bash does not write x.toml", "leave FILE out")),
+    "a command without --": (("exec", "latest", "ls"), ("[RUN] -- COMMAND", "unrecognized arguments: ls")),
     "a limit of none": (("ls", "-n", "0"), ("'0' is no number from 1",)),
     "a limit below none": (("ls", "-n", "-1"), ("'-1' is no number from 1",)),
     "cancel nothing": (("cancel",), ("the following arguments are required: RUN",)),

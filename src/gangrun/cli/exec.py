@@ -17,6 +17,7 @@ PASSES_ON = True
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """RUN, --role, --item, -- COMMAND."""
+    parser.usage = "gangrun exec [-h] [--item NAME] [--role ROLE] [RUN] -- COMMAND …"
     inputs.add_run(parser)
     inputs.add_item(parser)
     inputs.add_replica(parser)
