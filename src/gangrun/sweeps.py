@@ -115,6 +115,9 @@ def plan_of(experiment: Experiment, cluster: Cluster) -> plan.Plan | SweepPlan:
     if experiment.spec.campaign is not None:
         what = "judges the items of a sweep, and there is no [sweep]"
         raise SpecError([experiment.problem(("campaign",), what, '[sweep] route = { glob = "routes/*.xml" }')])
+    if experiment.spec.pool is not None:
+        what = "is how the items of a sweep share one allocation, and there is no [sweep]"
+        raise SpecError([experiment.problem(("pool",), what, "[sweep] lr = [0.1, 0.2]")])
     return resolve(experiment, cluster)
 
 

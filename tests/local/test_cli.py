@@ -542,7 +542,7 @@ def test_submitted_runs_outlive_gangrun_and_are_cancelled(project: Project) -> N
 
 def test_plan_check_and_script_write_nothing(project: Project) -> None:
     project.write(FILE, sh("true"))
-    assert "fine for local (1 replicas on 1 nodes" in project.ok("check", FILE).out
+    assert "fine for local (1 replica on 1 node × 0 GPUs)" in project.ok("check", FILE).out
     plan = project.ok("plan", FILE, "--json").data
     assert plan["replicas"][0]["argv"] == ["bash", "-c", "true"]
     script = project.ok("script", FILE).out

@@ -14,7 +14,7 @@ from gangrun.resolve import resolve
 from gangrun.spec.load import load
 from gangrun.spec.model import Profile
 from gangrun.spec.profile import Cluster
-from gangrun.sweeps import SweepPlan, plan_sweep
+from gangrun.sweeps import SweepPlan, plan_of, plan_sweep
 
 Write = Callable[..., Path]
 SITE = Cluster("site", Profile())
@@ -182,6 +182,13 @@ def test_a_problem_of_one_item_alone_is_found(write: Write) -> None:
     file = write('command = ["x"]\n[sweep]\nlr = [1, 2]\n"allocation.nodes" = [1, 0]')
     with pytest.raises(SpecError, match=r"sweep\.allocation\.nodes.*greater than or equal to 1"):
         plan_sweep(load(file), SITE)
+
+
+def test_a_pool_without_a_sweep_has_no_items(write: Write) -> None:
+    with pytest.raises(
+        SpecError, match=r"step\.toml:2: pool: is how the items of a sweep share .* there is no \[sweep\]"
+    ):
+        plan_of(load(write("command = ['x']\n[pool]\ngpus = 1\n")), SITE)
 
 
 @pytest.mark.parametrize(

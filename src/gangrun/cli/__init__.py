@@ -14,7 +14,7 @@ import gangrun
 COMMANDS = {
     "Write": {
         "init": "start an experiment file here",
-        "check": "say everything that is wrong with a file",
+        "check": "say what is wrong with a file",
         "bash": "what scripts that source slurm/init.sh evaluate",
         "schema": "print the JSON Schema of experiment files, for editors",
         "generate": "write the script of a DDP, DiLoCo or MuLoCo training from its flags",

@@ -1,4 +1,4 @@
-"""Say everything that is wrong with an experiment file or a batch script, and nothing if it is right."""
+"""Say what is wrong with an experiment file or a batch script; if nothing is, what it comes to, in one line."""
 
 from __future__ import annotations
 
@@ -30,16 +30,17 @@ def run(args: argparse.Namespace) -> int:
     clusters.require_parts(experiment, planned, cluster)
     chains.bound(experiment, planned, {})  # a checkpoint that no run is to make is there, or never will be
     render(plan, "check", "/run")
-    nodes, gpus = plan.allocation.nodes, plan.allocation.gpus
-    what = f"{len(plan.replicas)} replicas"
+    what = _counted(len(plan.replicas), "replica")
     if isinstance(planned, SweepPlan):
-        what = (
-            f"{len(planned.items)} items, mode {planned.mode},"
-            if planned.mode == "pool"
-            else f"{len(planned.items)} items, each"
-        )
-    print(f"{args.file}: fine for {cluster.name} ({what} on {nodes} nodes × {gpus} GPUs)")
+        items = _counted(len(planned.items), "item")
+        what = f"{items}, mode {planned.mode}," if planned.mode == "pool" else f"{items}, each"
+    where = f"{_counted(plan.allocation.nodes, 'node')} × {_counted(plan.allocation.gpus, 'GPU')}"
+    print(f"{args.file}: fine for {cluster.name} ({what} on {where})")
     return 0
+
+
+def _counted(number: int, one: str) -> str:
+    return f"{number} {one}" if number == 1 else f"{number} {one}s"
 
 
 def _script(args: argparse.Namespace) -> int:

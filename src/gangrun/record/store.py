@@ -150,7 +150,13 @@ class Store:
         `latest`; behind any of them `/` and the name of an item of that sweep. Raises RunNotFound, RecordError.
         """
         if "/" in text or text in {".", ".."} or (stamp_key(text) and Path(text).is_dir()):
-            return self._item(text) or self._by_path(text)
+            name, _, item = text.rpartition("/")
+            sweep = self._sweep(name)
+            if sweep and any(line.name == item for line in items.read(sweep)):
+                return sweep.item(item)
+            if found := self._by_path(text):
+                return found
+            raise _no_item(text, sweep, item) if sweep else self._unknown(text, list(self.runs()))
         runs = list(self.runs())
         if text == LATEST and runs:
             # Stamps order the runs of one step; those that several steps got in the same second their events order.
@@ -189,7 +195,7 @@ class Store:
             way_out=f"write more of the name, or {same[0].experiment}/{same[0].step} for its newest run",
         )
 
-    def _by_path(self, text: str) -> RunDir:
+    def _by_path(self, text: str) -> RunDir | None:
         for base in (Path.cwd(), self.root):
             # Not Path.resolve(): it would turn the links that lead to the project into other names for it.
             path = Path(os.path.normpath(base / text))
@@ -206,18 +212,15 @@ class Store:
                 continue
             if found:
                 return RunDir(max(found)[1])
-        raise self._unknown(text, list(self.runs()))
+        return None
 
-    def _item(self, text: str) -> RunDir | None:
-        """The item that `RUN/NAME` names, if RUN names a sweep that has it."""
-        name, _, item = text.rpartition("/")
+    def _sweep(self, name: str) -> RunDir | None:
+        """The sweep of that name, if there is one."""
         try:
             run = self.find(name)
         except RunNotFound:
             return None
-        if not run.items_file.exists() or not any(line.name == item for line in items.read(run)):
-            return None
-        return run.item(item)
+        return run if run.items_file.exists() else None
 
     def _unknown(self, text: str, runs: list[RunDir]) -> RunNotFound:
         if not runs:
@@ -400,3 +403,15 @@ def _clusters_of_job(data: bytes, job: str) -> set[str]:
         return set()
     sent = (event for event in decode_all(data) if isinstance(event, (Submitted, Found)))
     return {event.cluster for event in sent if event.job == job}
+
+
+def _no_item(text: str, sweep: RunDir, item: str) -> RunNotFound:
+    """That this is no run, nor an item of the sweep that its beginning names."""
+    import difflib
+
+    near = difflib.get_close_matches(item, [line.name for line in items.read(sweep)], _NEAR, cutoff=0.5)
+    return RunNotFound(
+        f"no run {text!r}, and the sweep {sweep.run_id} has no item {item!r}",
+        why=f"near it: {', '.join(near)}" if near else "",
+        way_out=f"gangrun show {sweep.run_id} lists its items",
+    )

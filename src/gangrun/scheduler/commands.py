@@ -32,7 +32,10 @@ _OF_A_JOB = frozenset(
 # Slurm's commands answer in hundredths of a second, and give a controller up that is down after 9 to 10 s.
 _PROMPT = 1.0
 
-_ELSEWHERE = "log in to a machine of the cluster, load its Slurm module, or choose `GANGRUN_CLUSTER=local`"
+_ELSEWHERE = (
+    "log in to a machine of the cluster, load its Slurm module, or choose `--cluster local`, which wins over all else "
+    "(for a command without it `GANGRUN_CLUSTER=local`)"
+)
 _NO_CONFIGURATION = re.compile(r"Could not establish a configuration source|cannot stat file .*slurm\.conf")
 
 

@@ -486,3 +486,15 @@ def test_a_submission_names_this_process(store: Store) -> None:
     event = run.read_events()[-1]
     assert isinstance(event, Submitting)
     assert (event.attempt, event.name, event.pid) == (1, run.run_id, os.getpid())
+
+
+def test_an_item_that_a_sweep_does_not_have(store: Store) -> None:
+    lines = b"".join(b'{"index": %d, "name": "lr=%d", "parameters": {}}\n' % (number, number) for number in (1, 2))
+    run = create(store, files={"items.jsonl": lines})
+    assert store.find("latest/lr=2").is_item
+    with pytest.raises(RunNotFound, match=f"no run 'latest/lr=3', and the sweep {run.run_id} has no item 'lr=3'") as no:
+        store.find("latest/lr=3")
+    assert no.value.why == "near it: lr=2, lr=1"
+    assert no.value.way_out == f"gangrun show {run.run_id} lists its items"
+    with pytest.raises(RunNotFound, match=r"no run 'nothing/lr=2'\n  way out"):
+        store.find("nothing/lr=2")

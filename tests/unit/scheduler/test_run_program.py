@@ -64,6 +64,7 @@ def test_a_line_on_stderr_may_give_more_time() -> None:
 def test_a_missing_program_is_said(tmp_path: Path) -> None:
     with pytest.raises(ProgramMissing, match="squeue cannot be run on this machine") as caught:
         run(["squeue"], env={"PATH": str(tmp_path)}, timeout=5)
+    assert "`--cluster local`, which wins over all else" in caught.value.way_out
     assert "GANGRUN_CLUSTER=local" in caught.value.way_out
 
 
