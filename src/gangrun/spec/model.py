@@ -299,8 +299,17 @@ def description(model: type[BaseModel], field: str) -> str:
     return " ".join(next(filter(None, found), "").split())
 
 
+def _table_or(other: str, value: object) -> object:
+    """The value, unless it is neither a table nor, as its key allows as well, something else."""
+    if isinstance(value, (str, int, float, list)):
+        raise ValueError(
+            f"should be a table, or {other}, not {text(value) if isinstance(value, bool) else repr(value)}"
+        )
+    return value
+
+
 def _choice(value: object) -> object:
-    return {"type": value} if isinstance(value, str) else value
+    return {"type": value} if isinstance(value, str) else _table_or("a name in quotes", value)
 
 
 def _image(text: str) -> str:
@@ -581,9 +590,7 @@ class Setup(_Model):
 
 
 def _lines(value: object) -> object:
-    if isinstance(value, str):
-        raise ValueError(f"should be a table, or a list of lines of bash, not {value!r}")
-    return {"lines": value} if isinstance(value, list) else value
+    return {"lines": value} if isinstance(value, list) else _table_or("a list of lines of bash", value)
 
 
 class _OrLines:
@@ -723,7 +730,7 @@ class Monitor(_Model):
 
 MonitorOf = Annotated[
     Monitor,
-    BeforeValidator(lambda value: {"on": value} if isinstance(value, bool) else value),
+    BeforeValidator(lambda value: {"on": value} if isinstance(value, bool) else _table_or("true or false", value)),
     _OrBoolean(Monitor),
 ]
 
@@ -834,7 +841,7 @@ class Requeue(_Model):
 
 
 def _requeued(value: object) -> object:
-    return ({} if value else None) if isinstance(value, bool) else value
+    return ({} if value else None) if isinstance(value, bool) else _table_or("true or false", value)
 
 
 RequeueOf = Annotated[
