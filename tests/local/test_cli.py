@@ -247,6 +247,19 @@ def test_a_script_that_cannot_be_written_leaves_no_run(
     assert not (project.dir / "logs").exists()
 
 
+def test_a_script_goes_where_links_and_pipes_lead(project: Project, said: Callable[..., Done]) -> None:
+    project.write("c.py", "")
+    (project.dir / "link.sh").symlink_to("there.sh")
+    refused(project, said("generate", "--config-file", "c.py", "--qos", "a\nb", "--output-file", "link.sh"), "--qos")
+    assert not (project.dir / "there.sh").exists()
+    assert said("generate", "--config-file", "c.py", "--output-file", "link.sh").code == 0
+    assert (project.dir / "link.sh").is_symlink()
+    os.mkfifo(project.dir / "pipe")
+    reader = project.spawn("cat", "pipe")
+    assert said("generate", "--config-file", "c.py", "--output-file", "pipe").code == 0
+    assert reader.done().out.startswith((project.dir / "there.sh").read_text()[:20])
+
+
 def test_a_script_for_no_slurm_says_so(project: Project, said: Callable[..., Done]) -> None:
     project.write("c.py", "")
     done = said("generate", "--config-file", "c.py", "--output-file", "x.sh")

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """MuLoCo's flags, --cluster and --as-spec."""
-    add = parser.add_argument
+    add, positive = parser.add_argument, inputs.positive
     add("--config-file", metavar="FILE", required=True, help="configuration of the training")
     add("--job-name", metavar="NAME", default="diloco", help="name of the step in the run's name (default: diloco)")
     add("--qos", metavar="QOS", help="quality of service, with what the cluster's profile says that it brings")
@@ -31,26 +31,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--account", metavar="NAME", help="account, in place of the profile's")
     add("--mem", metavar="SIZE", help="memory on each node, in place of the profile's")
     add("--time", metavar="TIME", help="time limit (default: the profile's, or 36:00:00)")
-    add("--nodes", metavar="N", type=inputs.positive, default=2, help="nodes (default: 2)")
+    add("--nodes", metavar="N", type=positive, default=2, help="nodes (default: 2)")
     add("--gpus-per-node", metavar="N", type=inputs.count, help="GPUs on each (default: the profile's, or 8)")
-    add("--cpus-per-node", metavar="N", type=inputs.positive, help="CPUs of each, in place of the profile's")
-    add(
-        "--ntasks-per-node",
-        metavar="N",
-        type=inputs.positive,
-        help="tasks that share them (default: groups and lighthouse)",
-    )
+    add("--cpus-per-node", metavar="N", type=positive, help="CPUs of each, in place of the profile's")
+    add("--ntasks-per-node", metavar="N", type=positive, help="tasks that share them (default: groups and lighthouse)")
     add("--use-ddp", action="store_true", help="train as one, by torchrun over all nodes")
-    add(
-        "--num-ft-replicas-per-node", metavar="N", type=inputs.positive, help="replica groups on each node (default: 8)"
-    )
-    add(
-        "--nodes-per-replica",
-        metavar="N",
-        type=inputs.positive,
-        default=1,
-        help="nodes of each replica group (default: 1)",
-    )
+    add("--num-ft-replicas-per-node", metavar="N", type=positive, help="replica groups on each node (default: 8)")
+    add("--nodes-per-replica", metavar="N", type=positive, default=1, help="nodes of each replica group (default: 1)")
     add("--extra-args", metavar="ARGS", default="", help="words for --cfg_options, handed over as they stand")
     add("--mail-user", metavar="EMAIL", help="whom Slurm writes to")
     add("--mail-type", metavar="EVENTS", help="when (default with --mail-user: BEGIN,END,FAIL)")
@@ -127,6 +114,8 @@ def _ready(asked: Asked, file: str | None) -> None:
 def _check_target(file: Path) -> None:
     """Raises InputError where the script could not be written there. A folder with a typing error is not made."""
     there = file.exists()
+    if there and not file.is_file() and not file.is_dir():
+        return  # a pipe: its reader would take this for the end
     try:
         with file.open("ab"):
             pass
@@ -139,7 +128,7 @@ def _check_target(file: Path) -> None:
             "the script cannot be written", where=f"--output-file {file}", why=why, way_out=way_out
         ) from error
     if not there:
-        file.unlink()
+        file.resolve().unlink()  # not a link that leads there
 
 
 def _write(file: Path, text: str, made: RunDir | None) -> None:
