@@ -67,19 +67,15 @@ def require_parts(experiment: Experiment, planned: Plan | SweepPlan, cluster: Cl
     for sure; whatever else is missing the node tells.
     """
     here = cluster.profile.scheduler == LOCAL
-    prepared = any(not line.startswith("source ") for line in plans_of(planned)[0].setup)  # may bring the runtime
+    first = plans_of(planned)[0]
+    prepared = any(not line.startswith("source ") for line in first.setup)  # a module may bring the runtime
     problems: dict[tuple[str, str], Problem] = {}
     lacks: dict[str, bool] = {}
-    started: dict[str, bool] = {}
+    # What it needs may make the directory, and a copy of the code is not there yet.
+    if not first.needs and first.code is None and _no_directory(first.workdir, experiment.project, here=here):
+        what = f"there is no directory {first.workdir}, and commands are to start there"
+        problems[first.workdir, ""] = experiment.problem(("workdir",), what, "make it, or name one that is there")
     for number, plan in enumerate(plans_of(planned)):
-        # What it needs may make the directory, and a copy of the code is not there yet.
-        if plan.workdir not in started and not plan.needs and plan.code is None:
-            started[plan.workdir] = not _no_directory(plan.workdir, experiment.project, here=here)
-            if not started[plan.workdir]:
-                own = planned.items[number].experiment if isinstance(planned, SweepPlan) else experiment
-                what = f"there is no directory {plan.workdir}, and commands are to start there"
-                way_out = "make it, or name one that is there"
-                problems[plan.workdir, ""] = own.problem(("workdir",), what, way_out)
         for part, role in [(part, replica.role) for replica in plan.replicas for part in replica.parts]:
             if part not in lacks:
                 lacks[part] = _lacks(part, here=here, prepared=prepared)

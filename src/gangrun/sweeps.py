@@ -375,9 +375,12 @@ def _without_limit(experiment: Experiment) -> Requeue | None:
 
 
 def _notes(experiment: Experiment, items: tuple[Item, ...]) -> Iterator[str]:
-    """Parameters that change nothing, which is a misspelt reference most often."""
+    """What changes nothing: a command beside pool.call, which often stands in a file that this one extends, and
+    parameters, where it is a misspelt reference most often."""
     spec = experiment.spec
     if spec.pool is not None and spec.pool.call is not None:
+        if mode_of(experiment) == "pool" and any(role.command for role in spec.roles.values()):
+            yield f"pool.call takes the place of the command: items call {spec.pool.call}"
         return
     used = repr([value for key, value in experiment.values.items() if key not in ("sweep", "parameters")])
     by = {name for lookup in (spec.sweep.lookup.values() if spec.sweep else ()) for name in lookup.by}

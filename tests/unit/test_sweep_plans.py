@@ -184,6 +184,13 @@ def test_a_problem_of_one_item_alone_is_found(write: Write) -> None:
         plan_sweep(load(file), SITE)
 
 
+def test_a_function_that_takes_the_place_of_a_command_says_so(write: Write) -> None:
+    text = "[sweep]\nlr = [1, 2]\n[pool]\ncall = 'a:b'\n"
+    assert plan_sweep(load(write(text)), SITE).notes == ()
+    both = load(write(f"command = ['x']\n{text}"))
+    assert plan_sweep(both, SITE).notes == ("pool.call takes the place of the command: items call a:b",)
+
+
 def test_a_pool_without_a_sweep_has_no_items(write: Write) -> None:
     with pytest.raises(
         SpecError, match=r"step\.toml:2: pool: is how the items of a sweep share .* there is no \[sweep\]"
