@@ -50,7 +50,7 @@ def test_each_item_has_its_gpus_log_and_exit_code_and_fails_alone(pool: Pool) ->
         (span,) = known[number].spans
         assert pool.log(f"i{number}") == f"i{number} {span.gpus[0]}\n"
         assert span.node == ("n0" if span.gpus[0] in {"4", "5"} else "n1")
-        assert 0.2 <= span.seconds < 3
+        assert 0.1 <= span.seconds < 30
     for one, other in ((a.spans[0], b.spans[0]) for a in known.values() for b in known.values() if a is not b):
         if one.gpus and one.gpus == other.gpus:
             assert (one.ended or 0) <= other.started or (other.ended or 0) <= one.started
