@@ -156,14 +156,13 @@ def test_whatever_dies_the_others_go_on(project: Project, lab: Lab) -> None:
     groups.whole()
     hosts = project.run(groups.id)["hosts"]
 
-    when = time.time()
     groups.kill("main.1", "train.py")
     groups.kill("main.2", "torchrun")
     groups.kill("main.3")
     wait_for(lambda: [groups.lives(f"main.{group}").count("start") for group in range(4)] == [1, 2, 2, 2])
     groups.whole()
-    # One of those that were killed may have promised to meet the survivor, which then waits for it a while.
-    assert any(e["time"] > when and e["groups"] in FEWER for group in range(4) for e in groups.journal(group))
+    # Steps without them are looked for below: where one that was killed had promised to meet the survivor, that waits
+    # for it, and by then all may be back.
     codes = [groups.lives(f"main.{group}")[1:-1] for group in range(4)]
     assert codes == [[], ["exit 1"], ["exit 137"], ["exit 137"]], "torchrun says 1 when its worker was killed"
     assert [len(groups.processes(f"main.{group}", "train.py")) for group in range(4)] == [1, 1, 1, 1]
